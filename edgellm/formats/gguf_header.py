@@ -1,0 +1,211 @@
+"""A bounded parser for the header of GGUF version 2 and 3: hostile input costs an error, never memory or time beyond the file's size.
+
+The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: magic, version, two counts, the metadata, the
+tensor infos, and, after padding to `general.alignment`, the tensor data.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgellm.errors import ModelFileError, UnsupportedModelError
+
+MAGIC = b"GGUF"
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
+MIN_KEY_BYTES = 8 + 4 + 1
+MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
+MAX_DIMENSIONS = 4
+
+TENSOR_TYPES = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    30: ("BF16", 1, 2),
+}
+"""ggml's number of a tensor type -> its name, weights per block, bytes per block."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: `nbytes` bytes of `type_name` blocks at `start` of the file; shape with the contiguous dimension last."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str
+    start: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class GGUFHeader:
+    """The metadata as Python values and the tensors in file order. Every tensor lies within the file and overlaps no other."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+
+
+def parse_header(data: mmap.mmap, path: Path) -> GGUFHeader:
+    """Parse and check the header of the mapped file.
+
+    ModelFileError: truncated or corrupt, naming the key or tensor and the offset. UnsupportedModelError: a version or tensor type not read.
+    """
+    cursor = _Cursor(data, path)
+    _check_version(cursor)
+    tensor_count = cursor.scalar("Q", "the tensor count")
+    key_count = cursor.scalar("Q", "the key count")
+    if tensor_count * MIN_TENSOR_BYTES + key_count * MIN_KEY_BYTES > len(data):
+        raise cursor.corrupt(f"{tensor_count} tensors and {key_count} keys are declared, more than a file of {len(data)} bytes can hold")
+    metadata: dict[str, Any] = {}
+    for index in range(key_count):
+        key = cursor.string(f"the name of key {index}")
+        if key in metadata:
+            raise cursor.corrupt(f"key {key!r} occurs twice")
+        metadata[key] = cursor.value(f"key {key!r}")
+    infos = [cursor.tensor_info(index) for index in range(tensor_count)]
+    return GGUFHeader(metadata, _place(cursor, infos, _alignment(metadata, path)))
+
+
+class _Cursor:
+    """Reads little-endian values from a mapped file; each read is checked against the file's size before it happens."""
+
+    def __init__(self, data: mmap.mmap, path: Path) -> None:
+        self.data = data
+        self.path = path
+        self.offset = 0
+
+    def corrupt(self, problem: str) -> ModelFileError:
+        return ModelFileError(f"{self.path}: {problem} (at byte {self.offset}); the file is corrupt")
+
+    def need(self, nbytes: int, what: str) -> None:
+        left = len(self.data) - self.offset
+        if nbytes > left:
+            raise ModelFileError(f"{self.path}: {what} needs {nbytes} bytes at byte {self.offset}, but {left} are left; the file is truncated or corrupt")
+
+    def scalar(self, code: str, what: str) -> Any:
+        self.need(struct.calcsize("<" + code), what)
+        (value,) = struct.unpack_from("<" + code, self.data, self.offset)
+        self.offset += struct.calcsize("<" + code)
+        return value
+
+    def string(self, what: str) -> str:
+        return self.strings(1, what)[0]
+
+    def strings(self, count: int, what: str) -> list[str]:
+        self.need(count * 8, what)
+        data, size, start = self.data, len(self.data), self.offset
+        unpack_length = struct.Struct("<Q").unpack_from
+        values = []
+        try:
+            for _ in range(count):
+                stop = start + 8 + unpack_length(data, start)[0]
+                if stop > size:
+                    raise self.corrupt(f"{what}: a string of {stop - start - 8} bytes at byte {start} runs over the end of the file")
+                values.append(data[start + 8 : stop].decode())
+                start = stop
+        except struct.error:
+            raise self.corrupt(f"{what}: the length at byte {start} runs over the end of the file") from None
+        except UnicodeDecodeError as error:
+            raise self.corrupt(f"{what}: the string at byte {start} is not UTF-8: {error.reason}") from None
+        self.offset = start
+        return values
+
+    def value(self, what: str) -> Any:
+        kind = self.scalar("I", what)
+        if kind == STRING:
+            return self.string(what)
+        if kind == ARRAY:
+            return self.array(what)
+        return self.scalar(self.code(kind, what), what)
+
+    def array(self, what: str) -> list[Any]:
+        kind, count = self.scalar("I", what), self.scalar("Q", what)
+        if kind == STRING:
+            return self.strings(count, what)
+        code = self.code(kind, what)
+        self.need(count * struct.calcsize("<" + code), what)
+        values = list(struct.unpack_from(f"<{count}{code}", self.data, self.offset))
+        self.offset += count * struct.calcsize("<" + code)
+        return values
+
+    def code(self, kind: int, what: str) -> str:
+        if kind not in SCALARS:
+            raise self.corrupt(f"{what} has the value type {kind}, which is none, or not one to stand here")
+        return SCALARS[kind]
+
+    def tensor_info(self, index: int) -> TensorInfo:
+        """The next tensor info; `start` is still relative to the tensor data."""
+        name = self.string(f"the name of tensor {index}")
+        what = f"tensor {name!r}"
+        rank = self.scalar("I", what)
+        if not 1 <= rank <= MAX_DIMENSIONS:
+            raise self.corrupt(f"{what} has {rank} dimensions; 1 to {MAX_DIMENSIONS} are possible")
+        shape = tuple(self.scalar("Q", what) for _ in range(rank))[::-1]
+        type_number = self.scalar("I", what)
+        if type_number not in TENSOR_TYPES:
+            known = ", ".join(type_name for type_name, _, _ in TENSOR_TYPES.values())
+            raise UnsupportedModelError(f"{self.path}: {what} is of type {_type_name(type_number)}, which is not read; read are: {known}")
+        type_name, block_weights, block_bytes = TENSOR_TYPES[type_number]
+        if 0 in shape or shape[-1] % block_weights:
+            raise self.corrupt(f"{what} has shape {shape}, whose rows are not whole {type_name} blocks of {block_weights}")
+        return TensorInfo(name, shape, type_name, self.scalar("Q", what), math.prod(shape) // block_weights * block_bytes)
+
+
+def _check_version(cursor: _Cursor) -> None:
+    cursor.need(8, "the magic and version")
+    if cursor.data[:4] != MAGIC:
+        raise ModelFileError(f"{cursor.path}: not a GGUF file: it starts with {cursor.data[:4]!r}, not {MAGIC!r}")
+    cursor.offset = 4
+    version = cursor.scalar("I", "the version")
+    if version not in (2, 3):
+        advice = " (the file is big-endian)" if version in (2 << 24, 3 << 24) else ""
+        raise UnsupportedModelError(f"{cursor.path}: GGUF version {version} is not read{advice}; read are versions 2 and 3, little-endian")
+
+
+def _alignment(metadata: dict[str, Any], path: Path) -> int:
+    alignment = metadata.get("general.alignment", 32)
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        raise ModelFileError(f"{path}: key 'general.alignment' is {alignment!r}; it must be a power of two")
+    return alignment
+
+
+def _place(cursor: _Cursor, infos: list[TensorInfo], alignment: int) -> dict[str, TensorInfo]:
+    """The infos by name with `start` counted from the start of the file, once each is known to lie in the file, aligned and alone."""
+    data_start = -(-cursor.offset // alignment) * alignment
+    placed: dict[str, TensorInfo] = {}
+    for info in infos:
+        if info.name in placed:
+            raise cursor.corrupt(f"tensor {info.name!r} occurs twice")
+        start = data_start + info.start
+        if info.start % alignment or start + info.nbytes > len(cursor.data):
+            raise ModelFileError(
+                f"{cursor.path}: tensor {info.name!r} ({info.nbytes} bytes at byte {start}) does not lie, aligned to {alignment}, "
+                f"within the {len(cursor.data)} bytes of the file; the file is truncated or corrupt"
+            )
+        placed[info.name] = TensorInfo(info.name, info.shape, info.type_name, start, info.nbytes)
+    by_start = sorted(placed.values(), key=lambda info: info.start)
+    for before, after in zip(by_start, by_start[1:], strict=False):
+        if before.start + before.nbytes > after.start:
+            raise ModelFileError(f"{cursor.path}: tensors {before.name!r} and {after.name!r} overlap at byte {after.start}; the file is corrupt")
+    return placed
+
+
+def _type_name(number: int) -> str:
+    from gguf import GGMLQuantizationType  # only needed for this error, and slower to import than a header is to parse
+
+    try:
+        return GGMLQuantizationType(number).name
+    except ValueError:
+        return f"number {number}"
