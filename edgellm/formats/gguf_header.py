@@ -6,6 +6,7 @@ tensor infos, and, after padding to `general.alignment`, the tensor data.
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import struct
@@ -87,12 +88,12 @@ class _Cursor:
         self.offset = 0
 
     def corrupt(self, problem: str) -> ModelFileError:
-        return ModelFileError(f"{self.path}: {problem} (at byte {self.offset}); the file is corrupt")
+        return ModelFileError(f"{self.path}: {problem} (at byte {self.offset}); the file is truncated or corrupt")
 
     def need(self, nbytes: int, what: str) -> None:
         left = len(self.data) - self.offset
         if nbytes > left:
-            raise ModelFileError(f"{self.path}: {what} needs {nbytes} bytes at byte {self.offset}, but {left} are left; the file is truncated or corrupt")
+            raise self.corrupt(f"{what} needs {nbytes} bytes, but {left} are left")
 
     def scalar(self, code: str, what: str) -> Any:
         self.need(struct.calcsize("<" + code), what)
@@ -196,9 +197,9 @@ def _place(cursor: _Cursor, infos: list[TensorInfo], alignment: int) -> dict[str
             )
         placed[info.name] = TensorInfo(info.name, info.shape, info.type_name, start, info.nbytes)
     by_start = sorted(placed.values(), key=lambda info: info.start)
-    for before, after in zip(by_start, by_start[1:], strict=False):
+    for before, after in itertools.pairwise(by_start):
         if before.start + before.nbytes > after.start:
-            raise ModelFileError(f"{cursor.path}: tensors {before.name!r} and {after.name!r} overlap at byte {after.start}; the file is corrupt")
+            raise ModelFileError(f"{cursor.path}: corrupt: tensors {before.name!r} and {after.name!r} overlap at byte {after.start}")
     return placed
 
 

@@ -49,7 +49,8 @@ def tensor_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, .
 def in_model_order(config: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
     """The specs in model order, once it is certain that they are the model's tensors: all of them, no other, each of its shape.
 
-    UnsupportedModelError: another architecture, or a tensor that a Llama model does not have. ModelFileError: a tensor missing or misshapen.
+    UnsupportedModelError: another architecture, or a tensor that a Llama model does not have.
+    ModelFileError: a tensor missing or misshapen.
     """
     if config.get("model_type") != "llama":
         raise UnsupportedModelError(f"architecture {config.get('model_type')!r} is not implemented; implemented: 'llama'")

@@ -47,7 +47,7 @@ class SafetensorsFile:
 def open_safetensors(path: Path) -> SafetensorsFile:
     """Map the file; ModelFileError if it is missing, truncated or corrupt."""
     try:
-        # The library refuses a header that is too long, is not the JSON it has to be, or whose offsets leave the file, overlap or have holes.
+        # The library refuses a header that is too long or not as it has to be, and offsets that leave the file, overlap or have holes.
         with safe_open(path, "numpy"), path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (SafetensorError, OSError, ValueError) as error:

@@ -1,0 +1,111 @@
+"""A Hugging Face folder (config.json, safetensors, tokenizer.json) -> Checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgellm.errors import EdgeLLMError, ModelFileError, UnsupportedModelError
+from edgellm.formats.checkpoint import Checkpoint, Tensor
+from edgellm.formats.llama import in_model_order
+from edgellm.formats.safetensors_file import SafetensorsFile, open_safetensors
+from edgellm.formats.tensors import LazyTensors, TensorSpec
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+PATTERNS = (CONFIG, "model*.safetensors", INDEX, TOKENIZER, TOKENIZER_CONFIG, TEMPLATE)
+"""The files that are read; all that a fetch needs to bring."""
+
+FORMS = {"F32": "float32", "F16": "float16", "BF16": "float32"}
+DERIVED = ".self_attn.rotary_emb.inv_freq"
+"""Old checkpoints store the rotary frequencies; they follow from the config, so they are left out."""
+
+
+def read_hf(folder: Path) -> Checkpoint:
+    """The model in a folder as the Hugging Face hub holds it, F32, F16 or BF16 in one file or in shards. Tensors are read when asked for.
+
+    ModelFileError: a file missing, truncated or corrupt. UnsupportedModelError: an architecture, tensor or type that is not implemented.
+    """
+    config = _read_json(folder / CONFIG)
+    files = {name: file for file in _weight_files(folder) for name in file.tensors if not name.endswith(DERIVED)}
+    try:
+        specs = in_model_order(config, {name: _spec(name, file) for name, file in files.items()})
+    except EdgeLLMError as error:
+        raise type(error)(f"{folder}: {error}") from error
+    return Checkpoint(
+        config=config,
+        tensors=LazyTensors(specs, lambda name: _tensor(name, files[name])),
+        tokenizer_json=_read_text(folder / TOKENIZER),
+        chat_template=_chat_template(folder),
+        provenance={"source": folder.resolve().name, "format": "huggingface"},
+    )
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a folder that make up the model, by name."""
+    return sorted({file for pattern in PATTERNS for file in folder.glob(pattern)})
+
+
+def _weight_files(folder: Path) -> list[SafetensorsFile]:
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return [open_safetensors(folder / WEIGHTS)]
+    weight_map = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelFileError(f"{folder / INDEX}: has no weight_map")
+    shards = dict.fromkeys(weight_map.values())
+    for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise ModelFileError(f"{folder / INDEX}: the weight_map names {shard!r}, which is not a file of this folder")
+    return [open_safetensors(folder / shard) for shard in shards]
+
+
+def _spec(name: str, file: SafetensorsFile) -> TensorSpec:
+    stored = file.tensors[name]
+    if stored.dtype not in FORMS:
+        raise UnsupportedModelError(f"tensor {name} is of type {stored.dtype}, which is not read; read are: {', '.join(FORMS)}")
+    return TensorSpec(stored.shape, FORMS[stored.dtype], stored.dtype)
+
+
+def _tensor(name: str, file: SafetensorsFile) -> Tensor:
+    view = file.view(name)
+    if file.tensors[name].dtype == "BF16":  # the upper half of a float32
+        return (view.astype(np.uint32) << 16).view(np.float32)
+    return view
+
+
+def _chat_template(folder: Path) -> str | None:
+    """chat_template.jinja, else tokenizer_config.json's chat_template (of several, the one named "default"), else None."""
+    if (folder / TEMPLATE).exists():
+        return _read_text(folder / TEMPLATE)
+    if not (folder / TOKENIZER_CONFIG).exists():
+        return None
+    template = _read_json(folder / TOKENIZER_CONFIG).get("chat_template")
+    if isinstance(template, list):
+        template = next((entry.get("template") for entry in template if isinstance(entry, dict) and entry.get("name") == "default"), None)
+    if not isinstance(template, str | None):
+        raise ModelFileError(f"{folder / TOKENIZER_CONFIG}: chat_template is neither a string nor a list of named templates")
+    return template
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{path}: cannot be read: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path}: is not a JSON object")
+    return value

@@ -1,0 +1,246 @@
+"""`NAME.tmac2.bin`, our model file: a safetensors file that any safetensors tool can list.
+
+A tensor NAME is stored as NAME (F32 or F16), or, quantized, as NAME.codes (U8 or I8), NAME.scales (F16) and maybe NAME.minimums (F16),
+row-major, in model order, each starting on a 64-byte boundary. Safetensors allows no holes, so the gap between two tensors is itself a
+tensor, of zero bytes, named `padding.N`; the header is padded with spaces.
+
+`__metadata__` holds strings:
+    format, format_version   "edgellm.tmac2", "1"
+    header_checksum          of the header's bytes, with this value's digits zero
+    checksums                JSON: stored tensor -> checksum of its bytes
+    schemes                  JSON: tensor -> "float32", "float16" or a quantization scheme
+    config, provenance       JSON
+    tokenizer.json, chat_template    as text; chat_template may be absent
+Checksums are BLAKE2b, 16 bytes, in hexadecimal. The same checkpoint gives the same bytes: no time, no path, no machine is recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellm.errors import EdgeLLMError, ModelFileError, UnsupportedModelError
+from edgellm.formats.atomic import replacing
+from edgellm.formats.checkpoint import Checkpoint, Tensor
+from edgellm.formats.llama import in_model_order
+from edgellm.formats.matrix import QuantizedMatrix, Scheme
+from edgellm.formats.safetensors_file import DTYPES, SafetensorsFile, open_safetensors
+from edgellm.formats.tensors import FLOAT_BYTES, LazyTensors, TensorSpec
+
+FORMAT, FORMAT_VERSION = "edgellm.tmac2", "1"
+ALIGNMENT = 64
+PADDING = "padding."
+NO_CHECKSUM = "0" * 32
+FLOAT_DTYPES = {"float32": "F32", "float16": "F16"}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One stored tensor: its name, its safetensors type, its shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(DTYPES[self.dtype]).itemsize
+
+
+def write_tmac2(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint, one tensor in memory at a time; `path` is replaced only once the whole file is on the disk.
+
+    FetchError: the disk is full or the folder not writable. Whatever reading a tensor raises, with `path` left as it was.
+    """
+    tensors = LazyTensors.over(checkpoint.tensors)
+    layout = {name: _parts(name, spec) for name, spec in tensors.specs.items()}
+    stored = list(_padded([part for parts in layout.values() for part in parts]))
+    checksums = dict.fromkeys((part.name for part in stored), NO_CHECKSUM)
+    with replacing(path) as file:
+        file.write(_header(checkpoint, tensors, stored, checksums))  # its length is final; the checksums come once the data is known
+        pending = iter(stored)
+        for name, tensor in tensors.items():
+            for part, array in zip(layout[name], _arrays(tensor), strict=True):
+                while (at := next(pending)) is not part:
+                    checksums[at.name] = _checksum(bytes(at.nbytes))
+                    file.write(bytes(at.nbytes))
+                _require_as_specified(part, array)
+                checksums[part.name] = _checksum(array.data)
+                file.write(array.data)
+        file.seek(0)
+        file.write(_header(checkpoint, tensors, stored, checksums))
+
+
+def read_tmac2(path: Path) -> Checkpoint:
+    """The model in the file; tensors are views of the mapped file, read when touched. Checksums are only looked at by `verify`.
+
+    ModelFileError: truncated or corrupt. UnsupportedModelError: a format version or scheme that is not known.
+    """
+    file = open_safetensors(path)
+    _require_format(file)
+    try:
+        config = _json_object(file, "config")
+        specs = in_model_order(config, {name: _spec(file, name, form) for name, form in _json_object(file, "schemes").items()})
+        _require_layout(file, specs)
+        provenance = _json_object(file, "provenance")
+        tokenizer_json = _text(file, "tokenizer.json")
+    except EdgeLLMError as error:
+        raise type(error)(f"{path}: {error}") from error
+    return Checkpoint(
+        config=config,
+        tensors=LazyTensors(specs, lambda name: _tensor(file, name, specs[name])),
+        tokenizer_json=tokenizer_json,
+        chat_template=file.metadata.get("chat_template"),
+        provenance=provenance,
+    )
+
+
+def verify(path: Path) -> list[str]:
+    """What is wrong with the file's bytes, one line per problem; none if header and tensors are as they were written.
+
+    A file too broken to open raises, as `read_tmac2` does.
+    """
+    read_tmac2(path)
+    file = open_safetensors(path)
+    recorded = file.metadata.get("header_checksum", "")
+    problems = []
+    if _checksum(file.header.replace(recorded.encode(), NO_CHECKSUM.encode(), 1)) != recorded:
+        problems.append("the header does not match its checksum")
+    checksums = _json_object(file, "checksums")
+    problems += [
+        f"tensor {name} does not match its checksum" for name in file.tensors if _checksum(file.view(name).data) != checksums.get(name)
+    ]
+    return problems
+
+
+def _parts(name: str, spec: TensorSpec) -> list[_Part]:
+    """How a tensor is stored."""
+    scheme = spec.scheme
+    if scheme is None:
+        return [_Part(name, FLOAT_DTYPES[spec.form], spec.shape)]
+    rows, cols = spec.shape
+    groups = (rows, cols // scheme.group)
+    codes = _Part(f"{name}.codes", "I8" if scheme.bits == 8 else "U8", (rows, cols * scheme.bits // 8))
+    return [codes, *(_Part(f"{name}.{kind}", "F16", groups) for kind in ("scales", "minimums")[: 1 + scheme.has_min])]
+
+
+def _padded(parts: list[_Part]) -> Iterator[_Part]:
+    """The parts with a padding tensor wherever the next one would not start on a boundary."""
+    number = count()
+    end = 0
+    for part in parts:
+        if end % ALIGNMENT:
+            yield _Part(f"{PADDING}{next(number)}", "U8", (-end % ALIGNMENT,))
+            end += -end % ALIGNMENT
+        yield part
+        end += part.nbytes
+
+
+def _arrays(tensor: Tensor) -> list[npt.NDArray[np.generic]]:
+    """The arrays of a tensor, in the order of its parts, contiguous."""
+    arrays = [tensor.codes, tensor.scales, tensor.minimums] if isinstance(tensor, QuantizedMatrix) else [tensor]
+    return [np.ascontiguousarray(array) for array in arrays if array is not None]
+
+
+def _require_as_specified(part: _Part, array: npt.NDArray[np.generic]) -> None:
+    if array.shape != part.shape or array.dtype != np.dtype(DTYPES[part.dtype]):
+        raise ModelFileError(f"tensor {part.name} came as {array.dtype} {array.shape}; announced was {part.dtype} {part.shape}")
+
+
+def _header(checkpoint: Checkpoint, tensors: LazyTensors, stored: list[_Part], checksums: dict[str, str]) -> bytes:
+    """The file's first bytes: the length of the header and the header, padded so that the data starts on a boundary."""
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "header_checksum": NO_CHECKSUM,
+        "checksums": _json(checksums),
+        "schemes": _json({name: spec.form for name, spec in tensors.specs.items()}),
+        "config": _json(checkpoint.config),
+        "provenance": _json(checkpoint.provenance),
+        "tokenizer.json": checkpoint.tokenizer_json,
+    }
+    if checkpoint.chat_template is not None:
+        metadata["chat_template"] = checkpoint.chat_template
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for part in stored:
+        entries[part.name] = {"dtype": part.dtype, "shape": part.shape, "data_offsets": [end, end + part.nbytes]}
+        end += part.nbytes
+    text = _json(entries).encode()
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    text = text.replace(NO_CHECKSUM.encode(), _checksum(text).encode(), 1)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _checksum(data: bytes | memoryview) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _require_format(file: SafetensorsFile) -> None:
+    if file.metadata.get("format") != FORMAT:
+        raise ModelFileError(f"{file.path}: a safetensors file, but not a .tmac2.bin: its metadata does not say format = {FORMAT}")
+    if (version := file.metadata.get("format_version")) != FORMAT_VERSION:
+        raise UnsupportedModelError(f"{file.path}: format version {version!r} is not read; this version reads {FORMAT_VERSION!r}")
+
+
+def _text(file: SafetensorsFile, key: str) -> str:
+    if key not in file.metadata:
+        raise ModelFileError(f"metadata key {key!r} is missing")
+    return file.metadata[key]
+
+
+def _json_object(file: SafetensorsFile, key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(file, key))
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"metadata key {key!r} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"metadata key {key!r} is not a JSON object")
+    return value
+
+
+def _spec(file: SafetensorsFile, name: str, form: Any) -> TensorSpec:
+    """The spec of a tensor, its shape taken from its first stored part."""
+    scheme = None if form in FLOAT_BYTES else Scheme.parse(form)
+    first = file.tensors.get(name if scheme is None else f"{name}.codes")
+    if first is None or (scheme is not None and len(first.shape) != 2):
+        raise ModelFileError(f"tensor {name} ({form}) is missing or misshapen")
+    shape = first.shape if scheme is None else (first.shape[0], first.shape[1] * (8 // scheme.bits))
+    if scheme is not None and shape[1] % scheme.group:
+        raise ModelFileError(f"tensor {name} has {shape[1]} columns; {form} needs a multiple of {scheme.group}")
+    return TensorSpec(shape, form, form)
+
+
+def _require_layout(file: SafetensorsFile, specs: dict[str, TensorSpec]) -> None:
+    """Every part is stored, with the type, shape and alignment that the tensor's scheme asks for, and nothing else is."""
+    expected = {part.name: part for name, spec in specs.items() for part in _parts(name, spec)}
+    for name, part in expected.items():
+        stored = file.tensors.get(name)
+        if stored is None:
+            raise ModelFileError(f"tensor {name} is missing")
+        if (stored.dtype, stored.shape) != (part.dtype, part.shape):
+            raise ModelFileError(f"tensor {name} is {stored.dtype} {stored.shape}; its scheme asks for {part.dtype} {part.shape}")
+        if stored.start % ALIGNMENT:
+            raise ModelFileError(f"tensor {name} starts at byte {stored.start}, not on a multiple of {ALIGNMENT}")
+    for name in file.tensors:
+        if name not in expected and not name.startswith(PADDING):
+            raise ModelFileError(f"tensor {name} belongs to no scheme")
+
+
+def _tensor(file: SafetensorsFile, name: str, spec: TensorSpec) -> Tensor:
+    if spec.scheme is None:
+        return file.view(name)
+    parts: list[Any] = [file.view(part.name) for part in _parts(name, spec)]
+    return QuantizedMatrix(spec.scheme, *parts)
