@@ -1,0 +1,149 @@
+"""A conversation -> the prompt that the model was trained on, by the model's own jinja2 chat template.
+
+Templates come out of model files, so they run sandboxed: no attribute access beyond the data, a bounded number of loop
+turns, a bounded output. Variables, filters and white-space rules are those of transformers' `apply_chat_template`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from jinja2 import nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from edgellm.errors import EdgeLLMError, InvalidRequestError, ModelFileError, UnsupportedModelError
+from edgellm.text.tokenizer import Tokenizer
+
+MAX_CHARACTERS = 10_000_000
+MAX_LOOP_TURNS = 100_000
+ROLE = re.compile(r"[a-z_]{1,32}")
+PRIVATE_USE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
+
+Message = Mapping[str, str]
+"""{"role": "system" | "user" | "assistant" | ..., "content": text}"""
+
+
+def prompt_ids(tokenizer: Tokenizer, template: str | None, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+    """The token ids of a conversation, ready for `Engine.prefill`.
+
+    Only the template puts special tokens in: `<|im_end|>` in a message's content is tokenized as the characters that it is,
+    so nobody can end their own turn and speak as another role. All other content gives exactly the ids that encoding
+    the rendered text would give.
+    """
+    _check_messages(messages)
+    free = _unused_characters(messages)
+    stand_ins = {token: next(free) for token in tokenizer.special_tokens}
+    pattern = re.compile("|".join(re.escape(token) for token in sorted(stand_ins, key=len, reverse=True)) or r"(?!)")
+    shielded = [{**message, "content": pattern.sub(lambda match: stand_ins[match[0]], message["content"])} for message in messages]
+    names: dict[int | None, str] = {token_id: token for token, token_id in tokenizer.special_tokens.items()}
+    bos, eos = names.get(tokenizer.bos_id, ""), names.get(min(tokenizer.eos_ids, default=None), "")
+    rendered = render(template, shielded, bos_token=bos, eos_token=eos, add_generation_prompt=add_generation_prompt)
+
+    restore = str.maketrans({stand_in: token for token, stand_in in stand_ins.items()})
+    ids: list[int] = []
+    for piece in tokenizer.split_special(rendered):
+        ids += [piece] if isinstance(piece, int) else tokenizer.encode(piece.translate(restore), special=False, add_special_tokens=False)
+    return ids
+
+
+def render(
+    template: str | None, messages: Sequence[Message], bos_token: str = "", eos_token: str = "", add_generation_prompt: bool = True
+) -> str:
+    """The text of a conversation. To tokenize one, use `prompt_ids`, which keeps special tokens in contents harmless.
+
+    Raises InvalidRequestError for malformed messages, UnsupportedModelError for a model without a template, ModelFileError for a
+    template that is broken or goes out of bounds, EdgeLLMError with the template's own words where it refuses the conversation.
+    """
+    _check_messages(messages)
+    if template is None:
+        raise UnsupportedModelError("the model has no chat template: it continues text and does not chat; use `edgellm generate`")
+    turns = itertools.count(1)
+
+    def count_turn() -> None:
+        if next(turns) > MAX_LOOP_TURNS:
+            raise ModelFileError(f"the model's chat template loops more than {MAX_LOOP_TURNS} times")
+
+    variables = {
+        "messages": messages,
+        "bos_token": bos_token,
+        "eos_token": eos_token,
+        "add_generation_prompt": add_generation_prompt,
+        "tools": None,
+        "documents": None,
+        COUNT_TURN: count_turn,
+    }
+    try:
+        stream = _Environment().from_string(template).generate(variables)
+        return _joined(stream)
+    except EdgeLLMError:
+        raise
+    except Exception as error:  # a template can raise whatever its expressions raise
+        raise ModelFileError(f"the model's chat template fails: {type(error).__name__}: {error}") from error
+
+
+COUNT_TURN = "__count_turn"
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """jinja2 as transformers sets it up, with a call to COUNT_TURN at the head of every loop and macro."""
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        self.filters["tojson"] = _tojson
+        self.globals["raise_exception"] = _raise_exception
+        self.globals["strftime_now"] = lambda form: dt.datetime.now().strftime(form)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        bodies = [loop.body for loop in tree.find_all(nodes.For)] + [macro.body for macro in tree.find_all(nodes.Macro)]
+        for body in bodies:
+            body.insert(0, nodes.ExprStmt(nodes.Call(nodes.Name(COUNT_TURN, "load"), [], [], None, None)))
+        return tree
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    """JSON as it is; jinja2's own filter escapes for HTML."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise EdgeLLMError(f"the model's chat template refuses the conversation: {message}")
+
+
+def _joined(stream: Iterator[str]) -> str:
+    pieces: list[str] = []
+    size = 0
+    for piece in stream:
+        size += len(piece)
+        if size > MAX_CHARACTERS:
+            raise ModelFileError(f"the model's chat template writes more than {MAX_CHARACTERS} characters")
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def _check_messages(messages: Sequence[Any]) -> None:
+    if not messages:
+        raise InvalidRequestError("a conversation needs at least one message")
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+            raise InvalidRequestError(f"message {i} is {message!r:.200}; a message has exactly the keys role and content")
+        if not isinstance(message["content"], str):
+            raise InvalidRequestError(f"the content of message {i} is a {type(message['content']).__name__}; only text is implemented")
+        if not isinstance(message["role"], str) or not ROLE.fullmatch(message["role"]):
+            raise InvalidRequestError(
+                f"the role of message {i} is {message['role']!r:.200}; a role is a word such as system, user or assistant"
+            )
+
+
+def _unused_characters(messages: Sequence[Message]) -> Iterator[str]:
+    """Private-use characters that no content holds."""
+    used = set().union(*(message["content"] for message in messages))
+    for code in PRIVATE_USE:
+        if chr(code) not in used:
+            yield chr(code)
+    raise InvalidRequestError("the messages use up Unicode's private-use characters")

@@ -1,0 +1,140 @@
+"""Text <-> token ids, with Hugging Face `tokenizers` doing the work; and the decoder for text that comes token by token."""
+
+from __future__ import annotations
+
+import codecs
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tokenizers
+
+from edgellm.errors import InvalidRequestError, ModelFileError, UnsupportedModelError
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's character -> byte table: printable Latin-1 stands for itself, the other bytes for U+0100 onwards.
+
+    Source: `bytes_to_unicode` of https://github.com/openai/gpt-2/blob/master/src/encoder.py
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_OF = _byte_alphabet()
+
+
+class Tokenizer:
+    """A model's tokenizer (byte-level BPE).
+
+    tokenizer_json: the text of a `tokenizer.json`; ModelFileError if it is broken, UnsupportedModelError if it is not byte-level
+    config:         a `config.json`; `bos_token_id` and `eos_token_id` (an id, a list of ids, or absent) are read from it
+
+    A byte for which the vocabulary has no token is left out by `encode`, as the reference tokenizers do (SmolLM2 lacks 21,
+    among them control characters and bytes that valid UTF-8 never holds).
+    """
+
+    def __init__(self, tokenizer_json: str, config: Mapping[str, Any]) -> None:
+        self._inner = _read(tokenizer_json)
+        if not isinstance(self._inner.decoder, tokenizers.decoders.ByteLevel):  # token_bytes knows one alphabet
+            raise UnsupportedModelError(f"the model's tokenizer decodes with {self._inner.decoder!r}; implemented: ByteLevel")
+        self._inner.no_truncation()
+        self._inner.no_padding()
+        self._switch = threading.Lock()
+        self._special_ids = {
+            content.content: token_id for token_id, content in self._inner.get_added_tokens_decoder().items() if content.special
+        }
+        self._hidden = frozenset(self._special_ids.values())
+        self.vocab_size = self._inner.get_vocab_size()
+        bos_ids = self._ids_of(config, "bos_token_id")
+        self.bos_id = bos_ids[0] if bos_ids else None
+        self.eos_ids = frozenset(self._ids_of(config, "eos_token_id"))
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Text -> id of the tokens that steer the model and are never shown, such as `<|im_end|>`."""
+        return self._special_ids
+
+    def encode(self, text: str, special: bool = True, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text.
+
+        special:            True reads `<|im_end|>` in the text as that token, False as nine ordinary characters
+        add_special_tokens: also put the tokens around the text that the model wants around any text (SmolLM2: none)
+        """
+        try:
+            with self._switch:  # the library keeps this switch in the tokenizer
+                self._inner.encode_special_tokens = not special
+                return list(self._inner.encode(text, add_special_tokens=add_special_tokens).ids)
+        except (TypeError, UnicodeEncodeError) as error:  # lone surrogates: bytes on a command line that are not UTF-8
+            raise InvalidRequestError(f"the text to encode is not valid Unicode text: {error}") from error
+
+    def split_special(self, text: str) -> list[int | str]:
+        """A text cut at its special tokens: their ids, and the stretches of ordinary text between them."""
+        with self._switch:
+            self._inner.encode_special_tokens = False
+            encoding = self._inner.encode(text, add_special_tokens=False)
+        pieces: list[int | str] = []
+        end = 0
+        for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token_id in self._hidden:
+                pieces += [text[end:start], token_id]
+                end = stop
+        return [piece for piece in [*pieces, text[end:]] if piece != ""]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids, without special tokens; bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(self.token_bytes(i) for i in ids if i not in self._hidden).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one token stands for; InvalidRequestError for an id outside the vocabulary."""
+        token = self._token(token_id)
+        if token is None:
+            raise InvalidRequestError(f"token id {token_id} is not one of the tokenizer's {self.vocab_size} tokens")
+        try:
+            return bytes([BYTE_OF[character] for character in token])
+        except KeyError:  # an added token that holds characters outside the alphabet stands for its own text
+            return token.encode()
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the id is a special token, which is not shown."""
+        return token_id in self._hidden
+
+    def _token(self, token_id: int) -> str | None:
+        return self._inner.id_to_token(token_id) if 0 <= token_id < 2**32 else None
+
+    def _ids_of(self, config: Mapping[str, Any], key: str) -> list[int]:
+        value = config.get(key)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if any(not isinstance(i, int) or self._token(i) is None for i in ids):
+            raise ModelFileError(f"the model's config says {key} = {value!r}, which is not among the tokenizer's {self.vocab_size} tokens")
+        return ids
+
+
+class StreamDecoder:
+    """Token ids in, text out, never a part of a character: what is pushed and flushed adds up to `Tokenizer.decode` of all ids."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes; special tokens have none."""
+        if self._tokenizer.is_special(token_id):
+            return ""
+        return self._utf8.decode(self._tokenizer.token_bytes(token_id))
+
+    def flush(self) -> str:
+        """What an unfinished character leaves behind at the end of the stream: U+FFFD or nothing."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _read(tokenizer_json: str) -> tokenizers.Tokenizer:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+        tokenizer.encode("a")  # some contradictions show only here
+        return tokenizer
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and its panics are not even that
+        raise ModelFileError(f"the model's tokenizer.json cannot be read: {error}") from error
