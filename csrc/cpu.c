@@ -1,0 +1,28 @@
+/* Which instruction sets this build holds and this processor runs. */
+#include "edgellm.h"
+
+const char *el_isa_name(int isa)
+{
+    static const char *const names[EL_ISA_COUNT] = {"scalar", "avx2", "avx512vnni"};
+    return isa >= 0 && isa < EL_ISA_COUNT ? names[isa] : "unknown";
+}
+
+int el_isa_compiled(int isa)
+{
+    return isa == EL_ISA_SCALAR || (EL_X86 && isa > EL_ISA_SCALAR && isa < EL_ISA_COUNT);
+}
+
+int el_isa_supported(int isa)
+{
+#if EL_X86
+    __builtin_cpu_init();
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (isa == EL_ISA_AVX2)
+        return avx2;
+    if (isa == EL_ISA_AVX512VNNI)
+        return avx512 && __builtin_cpu_supports("avx512vnni");
+#endif
+    return isa == EL_ISA_SCALAR;
+}

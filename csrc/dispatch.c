@@ -1,0 +1,38 @@
+/* The one place where an op and an instruction set become a kernel. */
+#include "edgellm.h"
+
+#define ROW(integer, floating)                                    \
+    {                                                             \
+        [EL_OP_EMBED] = el_embed__scalar,                         \
+        [EL_OP_RMSNORM_QUANTIZE] = el_rmsnorm_quantize__##floating, \
+        [EL_OP_QUANTIZE] = el_quantize__##floating,               \
+        [EL_OP_MATMUL] = el_matmul__##integer,                    \
+        [EL_OP_ROPE] = el_rope__##floating,                       \
+        [EL_OP_CACHE_APPEND] = el_cache_append__##floating,       \
+        [EL_OP_ATTENTION] = el_attention__##floating,             \
+        [EL_OP_SWIGLU_QUANTIZE] = el_swiglu_quantize__##floating, \
+    }
+
+const el_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT] = {
+    [EL_ISA_SCALAR] = ROW(scalar, scalar),
+#if EL_X86
+    [EL_ISA_AVX2] = ROW(avx2, avx2),
+    [EL_ISA_AVX512VNNI] = ROW(avx512vnni, avx512),
+#endif
+};
+
+void el_exp(int isa, const float *x, float *out, int64_t n)
+{
+#if EL_X86
+    if (isa == EL_ISA_AVX2) {
+        el_exp__avx2(x, out, n);
+        return;
+    }
+    if (isa == EL_ISA_AVX512VNNI) {
+        el_exp__avx512(x, out, n);
+        return;
+    }
+#endif
+    (void)isa;
+    el_exp__scalar(x, out, n);
+}

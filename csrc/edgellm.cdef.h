@@ -1,0 +1,149 @@
+/* The C interface: read by cffi as it stands, and included by edgellm.h. Plain declarations only.
+ *
+ * Dimensions: L new tokens in a step, T tokens cached before it, D hidden, H query heads, G key/value heads,
+ * E head size, F feed-forward, V vocabulary; a matrix has N rows and K columns, K = 32 J (J groups).
+ * All buffers are 64-byte aligned, are owned by the caller and outlive every plan that names them.
+ * Outputs never alias inputs unless a line says so. */
+
+/* ---- instruction sets ------------------------------------------------------------------------------------ */
+enum { EL_ISA_SCALAR, EL_ISA_AVX2, EL_ISA_AVX512VNNI, EL_ISA_COUNT };
+
+const char *el_isa_name(int isa);    /* "scalar", "avx2", "avx512vnni" */
+int el_isa_compiled(int isa);        /* 1: this build holds kernels for it */
+int el_isa_supported(int isa);       /* 1: compiled, and this processor and operating system run it */
+
+/* ---- data ------------------------------------------------------------------------------------------------ */
+enum { EL_INT4, EL_INT4_MIN, EL_INT8 };
+
+typedef struct {                 /* a packed matrix [N, K], in tiles of 16 rows (pack.c says how) */
+    const uint8_t *codes;
+    const uint16_t *scales;      /* float16; each tile's and group's 16 scales, then its 16 minimums (int4-min) */
+    int32_t scheme, rows, cols;
+} el_matrix;
+
+typedef struct {                 /* L vectors quantized to int8 in groups of 32: x = scale * code */
+    int8_t *codes;               /* [L, K], -127..127 */
+    float *scales;               /* [L, J] */
+    int32_t *offsets;            /* [L, J]: -8 * sum of the group's codes */
+    float *scaled_sums;          /* [L, J]: scale * sum of the group's codes */
+    int32_t cols;
+} el_activation;
+
+typedef struct {                 /* one layer's keys and values, float16 or float32 */
+    void *keys;                  /* [G, context / 16, E, 16]: 16 keys side by side, so that a lane is a key */
+    void *values;                /* [G, context, E] */
+    int32_t heads, head_dim, context, is_f16;
+} el_cache;
+
+typedef struct {                 /* what changes from step to step; everything else is fixed when recorded */
+    int32_t position;            /* T */
+    int32_t n_tokens;            /* L */
+    int32_t n_outputs;           /* logits are wanted for the last n_outputs tokens */
+} el_step;
+
+/* ---- operations ------------------------------------------------------------------------------------------ */
+enum {
+    EL_OP_EMBED, EL_OP_RMSNORM_QUANTIZE, EL_OP_QUANTIZE, EL_OP_MATMUL, EL_OP_ROPE,
+    EL_OP_CACHE_APPEND, EL_OP_ATTENTION, EL_OP_SWIGLU_QUANTIZE, EL_OP_COUNT
+};
+
+typedef struct {                 /* out[l, :] = table[tokens[l], :] */
+    const int32_t *tokens;       /* [L], each in 0..N-1 */
+    el_matrix table;
+    float *out;                  /* [L, K] */
+} el_embed;
+
+typedef struct {                 /* out[l, :] = quantize(weight * (x[l, :] / sqrt(mean(x[l, :]^2) + eps))) */
+    const float *x;              /* [L, K] */
+    const float *weight;         /* [K] */
+    el_activation out;
+    float eps;
+    int32_t outputs_only;        /* 1: only the step's last n_outputs rows of x, written to rows 0.. of out */
+} el_rmsnorm_quantize;
+
+typedef struct {                 /* out[l, :] = quantize(x[l, :]) */
+    const float *x;              /* [L, K] */
+    el_activation out;
+} el_quantize;
+
+typedef struct {                 /* out[l, n] = sum_k w[n, k] * x[l, k], or, accumulating, out[l, n] += that sum */
+    el_matrix w;
+    el_activation x;
+    float *out;                  /* [L, N] */
+    int32_t accumulate;
+    int32_t outputs_only;        /* 1: n_outputs rows instead of n_tokens */
+} el_matmul;
+
+typedef struct {                 /* rotates x[l, h, :] by position T + l, in place; pairs are (i, i + E/2) */
+    float *x;                    /* [L, heads, E] */
+    const float *cos, *sin;      /* [context, E/2] */
+    int32_t heads, head_dim;
+} el_rope;
+
+typedef struct {                 /* stores rope(k) and v of the L new tokens at positions T.. */
+    const float *k, *v;          /* [L, G, E] each */
+    const float *cos, *sin;      /* [context, E/2] */
+    el_cache cache;
+} el_cache_append;
+
+typedef struct {                 /* out[l, h, :] = softmax(scale * q[l, h, :] . keys[h / (H/G), 0..T+l]) . values */
+    const float *q;              /* [L, H, E] */
+    el_cache cache;
+    float *out;                  /* [L, H, E] */
+    float *scratch;              /* [threads, 4, context] */
+    int32_t heads;
+    float scale;
+} el_attention;
+
+typedef struct {                 /* out[l, :] = quantize(gate / (1 + exp(-gate)) * up) */
+    const float *gate, *up;      /* [L, K] each */
+    el_activation out;
+} el_swiglu_quantize;
+
+typedef union {
+    el_embed embed;
+    el_rmsnorm_quantize rmsnorm_quantize;
+    el_quantize quantize;
+    el_matmul matmul;
+    el_rope rope;
+    el_cache_append cache_append;
+    el_attention attention;
+    el_swiglu_quantize swiglu_quantize;
+} el_args;
+
+typedef struct {
+    int32_t kind;                /* EL_OP_... */
+    int32_t barrier;             /* 1: every thread finishes the ops before this one first */
+    el_args args;
+} el_op;
+
+/* ---- packing, at load -------------------------------------------------------------------------------------- */
+int64_t el_packed_codes_bytes(int scheme, int64_t rows, int64_t cols);
+int64_t el_packed_scales_bytes(int scheme, int64_t rows, int64_t cols);
+
+/* Row-major file layout (edgellm/formats/matrix.py) -> tiles. minimums is NULL unless the scheme is int4-min; rows
+ * missing from the last tile become zeros. */
+void el_pack(int scheme, int64_t rows, int64_t cols, const uint8_t *codes, const uint16_t *scales,
+             const uint16_t *minimums, uint8_t *packed_codes, uint16_t *packed_scales);
+
+/* ---- threads and plans --------------------------------------------------------------------------------------- */
+typedef struct el_pool el_pool;
+typedef struct el_plan el_plan;
+
+el_pool *el_pool_new(int threads);      /* NULL: the threads could not be started */
+void el_pool_free(el_pool *pool);
+
+el_plan *el_plan_new(int isa);          /* NULL: no memory, or the isa is not supported here */
+void el_plan_free(el_plan *plan);
+int el_plan_append(el_plan *plan, const el_op *op);     /* 0, or -1: no memory; copies the op */
+int el_plan_count(const el_plan *plan);
+
+/* Runs every op once on all the pool's threads. op_ns is NULL, or an array of el_plan_count() that receives each
+ * op's wall time in nanoseconds (and then a barrier follows each op). 0, or -1: a forked child could start no threads. */
+int el_plan_run(const el_plan *plan, el_pool *pool, const el_step *step, int64_t *op_ns);
+
+/* ---- for tests ------------------------------------------------------------------------------------------------ */
+void el_exp(int isa, const float *x, float *out, int64_t n);    /* the kernels' own exp, element by element */
+
+const char *el_csrc_hash(void);         /* hash of csrc/ that this build was compiled from */
+const char *el_compiler(void);

@@ -1,0 +1,113 @@
+/* Internal declarations shared by the C files. The public ones, with shapes, are in edgellm.cdef.h. */
+#ifndef EDGELLM_H
+#define EDGELLM_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "edgellm.cdef.h"
+
+#define EL_TILE 16   /* rows of a packed tile, lanes of a float vector */
+#define EL_GROUP 32  /* columns that share a scale */
+
+#if defined(__x86_64__)
+#define EL_X86 1
+#else
+#define EL_X86 0
+#endif
+
+/* EL_TARGET_BEGIN("avx2,fma,f16c") ... EL_TARGET_END: compile what lies between for that instruction set. */
+#define EL_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define EL_TARGET_BEGIN(isa) EL_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define EL_TARGET_END EL_PRAGMA(clang attribute pop)
+#else
+#define EL_TARGET_BEGIN(isa) EL_PRAGMA(GCC push_options) EL_PRAGMA(GCC target(isa))
+#define EL_TARGET_END EL_PRAGMA(GCC pop_options)
+#endif
+
+/* One thread's part of an op. */
+typedef struct {
+    int thread, threads;
+} el_team;
+
+typedef void (*el_kernel)(const el_args *args, const el_step *step, el_team team);
+
+typedef struct {
+    int64_t begin, end;
+} el_range;
+
+/* The thread's contiguous share of n units of work. */
+static inline el_range el_share(int64_t n, el_team team)
+{
+    return (el_range){n * team.thread / team.threads, n * (team.thread + 1) / team.threads};
+}
+
+static inline int64_t el_tiles(int64_t rows)
+{
+    return (rows + EL_TILE - 1) / EL_TILE;
+}
+
+/* dispatch.c: the kernel for each op and instruction set; NULL where this build has none. */
+extern const el_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT];
+
+#define EL_DECLARE_FLOAT_KERNELS(isa)                                                       \
+    void el_rmsnorm_quantize__##isa(const el_args *, const el_step *, el_team);             \
+    void el_quantize__##isa(const el_args *, const el_step *, el_team);                     \
+    void el_rope__##isa(const el_args *, const el_step *, el_team);                         \
+    void el_cache_append__##isa(const el_args *, const el_step *, el_team);                 \
+    void el_attention__##isa(const el_args *, const el_step *, el_team);                    \
+    void el_swiglu_quantize__##isa(const el_args *, const el_step *, el_team);              \
+    void el_exp__##isa(const float *x, float *out, int64_t n);
+
+EL_DECLARE_FLOAT_KERNELS(scalar)
+EL_DECLARE_FLOAT_KERNELS(avx2)
+EL_DECLARE_FLOAT_KERNELS(avx512)
+
+void el_embed__scalar(const el_args *, const el_step *, el_team);
+void el_matmul__scalar(const el_args *, const el_step *, el_team);
+void el_matmul__avx2(const el_args *, const el_step *, el_team);
+void el_matmul__avx512vnni(const el_args *, const el_step *, el_team);
+
+/* IEEE binary16 -> binary32, exact. */
+static inline float el_f32_from_f16(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, magnitude = half & 0x7fff, bits;
+    float value;
+    if (magnitude >= 0x7c00) { /* infinity and NaN */
+        bits = sign | 0x7f800000 | (magnitude & 0x3ff) << 13;
+    } else if (magnitude >= 0x0400) {
+        bits = sign | ((magnitude << 13) + 0x38000000);
+    } else { /* subnormal: an integer times 2^-24 */
+        value = (float)magnitude * 0x1p-24f;
+        return sign ? -value : value;
+    }
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* IEEE binary32 -> binary16, round to nearest even; overflow gives infinity. */
+static inline uint16_t el_f16_from_f32(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) /* NaN stays one, quiet, with its leading bits */
+        return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x1ff));
+    if (magnitude >= 0x47800000)
+        return (uint16_t)(sign | 0x7c00);
+    if (magnitude < 0x38800000) { /* subnormal: adding 0.5 leaves the rounded multiple of 2^-24 in the low bits */
+        float absolute, shifted;
+        memcpy(&absolute, &magnitude, 4);
+        shifted = absolute + 0.5f;
+        uint32_t shifted_bits;
+        memcpy(&shifted_bits, &shifted, 4);
+        return (uint16_t)(sign | (shifted_bits - 0x3f000000));
+    }
+    uint32_t odd = magnitude >> 13 & 1;
+    return (uint16_t)(sign | ((magnitude - 0x38000000 + 0xfff + odd) >> 13));
+}
+
+#endif

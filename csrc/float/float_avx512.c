@@ -1,0 +1,19 @@
+/* The float kernels, compiled for avx512. */
+#include "../edgellm.h"
+
+#if EL_X86
+EL_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+
+#define EL_KERNEL(name) name##__avx512
+#include "../simd/v16_avx512.h"
+
+#include "exp.h"
+#include "quantize.h"
+#include "rmsnorm.h"
+#include "swiglu.h"
+#include "rope.h"
+#include "cache.h"
+#include "attention.h"
+
+EL_TARGET_END
+#endif

@@ -1,0 +1,13 @@
+/* The float kernels, compiled for scalar. */
+#include "../edgellm.h"
+
+#define EL_KERNEL(name) name##__scalar
+#include "../simd/v16_scalar.h"
+
+#include "exp.h"
+#include "quantize.h"
+#include "rmsnorm.h"
+#include "swiglu.h"
+#include "rope.h"
+#include "cache.h"
+#include "attention.h"

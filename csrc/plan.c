@@ -1,0 +1,104 @@
+/* A plan: ops recorded once, replayed for every step. */
+#include "pool.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+#if EL_X86
+#include <xmmintrin.h>
+#endif
+
+struct el_plan {
+    const el_kernel *kernels; /* [EL_OP_COUNT] */
+    el_op *ops;
+    int count, capacity;
+};
+
+el_plan *el_plan_new(int isa)
+{
+    if (!el_isa_supported(isa))
+        return NULL;
+    el_plan *plan = calloc(1, sizeof *plan);
+    if (plan)
+        plan->kernels = el_kernels[isa];
+    return plan;
+}
+
+void el_plan_free(el_plan *plan)
+{
+    if (plan)
+        free(plan->ops);
+    free(plan);
+}
+
+int el_plan_append(el_plan *plan, const el_op *op)
+{
+    if (plan->count == plan->capacity) {
+        int capacity = plan->capacity ? 2 * plan->capacity : 64;
+        el_op *ops = realloc(plan->ops, (size_t)capacity * sizeof *ops);
+        if (!ops)
+            return -1;
+        plan->ops = ops;
+        plan->capacity = capacity;
+    }
+    plan->ops[plan->count++] = *op;
+    return 0;
+}
+
+int el_plan_count(const el_plan *plan)
+{
+    return plan->count;
+}
+
+struct replay {
+    const el_plan *plan;
+    el_pool *pool;
+    const el_step *step;
+    int64_t *op_ns;
+};
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void replay_timed(const struct replay *r, el_team team)
+{
+    for (int i = 0; i < r->plan->count; i++) {
+        const el_op *op = &r->plan->ops[i];
+        el_pool_barrier(r->pool);
+        int64_t start = now_ns();
+        r->plan->kernels[op->kind](&op->args, r->step, team);
+        el_pool_barrier(r->pool);
+        if (team.thread == 0)
+            r->op_ns[i] = now_ns() - start;
+    }
+}
+
+static void replay_ops(void *context, el_team team)
+{
+    const struct replay *r = context;
+#if EL_X86
+    unsigned control = _mm_getcsr();
+    _mm_setcsr(0x1f80); /* round to nearest, subnormals kept: whatever the process has set, the bits are the same */
+#endif
+    if (r->op_ns)
+        replay_timed(r, team);
+    else
+        for (const el_op *op = r->plan->ops, *end = op + r->plan->count; op < end; op++) {
+            if (op->barrier)
+                el_pool_barrier(r->pool);
+            r->plan->kernels[op->kind](&op->args, r->step, team);
+        }
+#if EL_X86
+    _mm_setcsr(control);
+#endif
+}
+
+int el_plan_run(const el_plan *plan, el_pool *pool, const el_step *step, int64_t *op_ns)
+{
+    struct replay r = {plan, pool, step, op_ns};
+    return el_pool_run(pool, replay_ops, &r);
+}

@@ -1,0 +1,120 @@
+"""The Llama architecture's configuration, in Hugging Face's names. A key that changes the computation and is not
+implemented is refused, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgellm.errors import UnsupportedModelError
+
+# Keys that say nothing about what a forward pass at inference computes.
+_WITHOUT_EFFECT = frozenset(
+    "_name_or_path architectures attention_dropout bos_token_id dtype eos_token_id initializer_range is_llama_config name_or_path "
+    "pad_token_id pretraining_tp torch_dtype transformers.js_config transformers_version use_cache".split()
+)
+# Keys that are implemented for one value only.
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "model_type": ("llama",),
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "rope_scaling": (None,),
+    "rope_interleaved": (False,),
+    "quantization_config": (None,),
+}
+_INTEGERS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+             "vocab_size", "max_position_embeddings")  # fmt: skip
+_LARGEST = 1 << 24  # of any integer key: no real model comes near, and products of two stay exact
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Dimensions D = hidden_size, F = intermediate_size, H = num_attention_heads, G = num_key_value_heads, E = head_dim,
+    V = vocab_size."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    tie_word_embeddings: bool
+
+    @classmethod
+    def from_hf(cls, keys: Mapping[str, Any]) -> LlamaConfig:
+        """From `config.json`'s keys. UnsupportedModelError names the key that is missing, malformed or not implemented."""
+        keys = _with_rope_parameters(keys)
+        for key, allowed in _FIXED.items():
+            if key in keys and keys[key] not in allowed:
+                raise UnsupportedModelError(f"config key {key} = {keys[key]!r} is not implemented; implemented: {allowed[0]!r}")
+        known = _WITHOUT_EFFECT | _FIXED.keys() | set(cls.__dataclass_fields__)
+        if unknown := sorted(set(keys) - known):
+            raise UnsupportedModelError(f"config key {unknown[0]} = {keys[unknown[0]]!r} is unknown; it may change what the model computes")
+        filled = dict(keys)
+        filled.setdefault("num_key_value_heads", keys.get("num_attention_heads"))
+        heads = keys.get("num_attention_heads")
+        if filled.get("head_dim") is None and isinstance(heads, int) and heads > 0 and isinstance(keys.get("hidden_size"), int):
+            filled["head_dim"] = keys["hidden_size"] // heads
+        filled.setdefault("rope_theta", 10000.0)
+        filled.setdefault("tie_word_embeddings", False)
+        config = cls(
+            **{key: _integer(filled, key) for key in _INTEGERS},
+            rms_norm_eps=_positive(filled, "rms_norm_eps"),
+            rope_theta=_positive(filled, "rope_theta"),
+            tie_word_embeddings=_boolean(filled, "tie_word_embeddings"),
+        )
+        config._check_shapes()
+        return config
+
+    def _check_shapes(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise UnsupportedModelError(
+                f"num_attention_heads = {self.num_attention_heads} is no multiple of num_key_value_heads = {self.num_key_value_heads}"
+            )
+        if self.head_dim % 16 or self.head_dim > 256:
+            raise UnsupportedModelError(f"head_dim = {self.head_dim} is not implemented; implemented: multiples of 16 up to 256")
+        for key in ("hidden_size", "intermediate_size"):
+            if getattr(self, key) % 32:
+                raise UnsupportedModelError(f"{key} = {getattr(self, key)} is not implemented; implemented: multiples of 32")
+        if self.num_attention_heads * self.head_dim % 32:
+            raise UnsupportedModelError(f"num_attention_heads * head_dim = {self.num_attention_heads * self.head_dim} is no multiple of 32")
+
+
+def _with_rope_parameters(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Newer configs nest the rope's keys: {"rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}."""
+    flat = {key: value for key, value in keys.items() if key != "rope_parameters"}
+    nested = keys.get("rope_parameters")
+    if nested is None:
+        return flat
+    if not isinstance(nested, Mapping) or nested.get("rope_type", "default") != "default" or set(nested) - {"rope_type", "rope_theta"}:
+        raise UnsupportedModelError(f"config key rope_parameters = {nested!r} is not implemented; implemented: rope_type 'default'")
+    if "rope_theta" in nested:
+        flat["rope_theta"] = nested["rope_theta"]
+    return flat
+
+
+def _integer(keys: Mapping[str, Any], key: str) -> int:
+    value = keys.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+        raise UnsupportedModelError(f"config key {key} = {value!r}; an integer between 1 and {_LARGEST} is needed")
+    return value
+
+
+def _positive(keys: Mapping[str, Any], key: str) -> float:
+    value = keys.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
+        raise UnsupportedModelError(f"config key {key} = {value!r}; a positive number is needed")
+    return float(value)
+
+
+def _boolean(keys: Mapping[str, Any], key: str) -> bool:
+    value = keys[key]
+    if not isinstance(value, bool):
+        raise UnsupportedModelError(f"config key {key} = {value!r}; true or false is needed")
+    return value

@@ -1,0 +1,97 @@
+"""The Llama forward pass: one function per decoder layer, over `ops`. It reads no file and no clock, and allocates nothing.
+
+The same code runs recorded (each op joins a plan), eagerly, or in NumPy: `ops` decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellm.model.config import LlamaConfig
+from edgellm.ops.interface import Activation, CacheLayer, Ops, PackedMatrix, Step
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One decoder layer; norms float32 [D]."""
+
+    input_layernorm: F32
+    q_proj: PackedMatrix  # [H E, D]
+    k_proj: PackedMatrix  # [G E, D]
+    v_proj: PackedMatrix  # [G E, D]
+    o_proj: PackedMatrix  # [D, H E]
+    post_attention_layernorm: F32
+    gate_proj: PackedMatrix  # [F, D]
+    up_proj: PackedMatrix  # [F, D]
+    down_proj: PackedMatrix  # [D, F]
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """The whole model; with tied embeddings lm_head is embed_tokens."""
+
+    embed_tokens: PackedMatrix  # [V, D]
+    layers: tuple[LayerWeights, ...]
+    norm: F32  # [D]
+    lm_head: PackedMatrix  # [V, D]
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """The buffers of a forward pass over up to L tokens."""
+
+    tokens_L: I32
+    hidden_LD: F32  # the residual stream
+    normed_LD: Activation
+    q_LHE: F32
+    k_LGE: F32
+    v_LGE: F32
+    mixed_LHE: F32
+    mixed_LD: Activation  # mixed_LHE in int8, its heads side by side
+    gate_LF: F32
+    up_LF: F32
+    gated_LF: Activation
+    logits_LV: F32
+    scores: F32  # attention's scratch, [threads, 4, context]
+    cos_TE: F32  # rope tables [context, E/2]
+    sin_TE: F32
+    cache: tuple[CacheLayer, ...]
+
+
+def _flat(x_LHE: F32) -> F32:
+    """[L, H, E] as [L, H E]."""
+    return x_LHE.reshape(x_LHE.shape[0], -1)
+
+
+def decoder_layer(ops: Ops, config: LlamaConfig, w: LayerWeights, s: DecoderState, cache: CacheLayer, step: Step) -> None:
+    """Attention and feed-forward, each added to the residual stream."""
+    ops.rmsnorm_quantize(s.normed_LD, s.hidden_LD, w.input_layernorm, config.rms_norm_eps, step)
+    ops.matmul(_flat(s.q_LHE), s.normed_LD, w.q_proj, step)
+    ops.matmul(_flat(s.k_LGE), s.normed_LD, w.k_proj, step)
+    ops.matmul(_flat(s.v_LGE), s.normed_LD, w.v_proj, step)
+    ops.rope(s.q_LHE, s.cos_TE, s.sin_TE, step)
+    ops.cache_append(cache, s.k_LGE, s.v_LGE, s.cos_TE, s.sin_TE, step)
+    ops.attention(s.mixed_LHE, s.q_LHE, cache, s.scores, config.head_dim**-0.5, step)
+    ops.quantize(s.mixed_LD, _flat(s.mixed_LHE), step)
+    ops.matmul(s.hidden_LD, s.mixed_LD, w.o_proj, step, accumulate=True)
+
+    ops.rmsnorm_quantize(s.normed_LD, s.hidden_LD, w.post_attention_layernorm, config.rms_norm_eps, step)
+    ops.matmul(s.gate_LF, s.normed_LD, w.gate_proj, step)
+    ops.matmul(s.up_LF, s.normed_LD, w.up_proj, step)
+    ops.swiglu_quantize(s.gated_LF, s.gate_LF, s.up_LF, step)
+    ops.matmul(s.hidden_LD, s.gated_LF, w.down_proj, step, accumulate=True)
+
+
+def forward(ops: Ops, config: LlamaConfig, weights: DecoderWeights, s: DecoderState, step: Step) -> None:
+    """Tokens to the logits of the step's last n_outputs tokens, in logits_LV's first rows."""
+    ops.embed(s.hidden_LD, s.tokens_L, weights.embed_tokens, step)
+    for layer, cache in zip(weights.layers, s.cache, strict=True):
+        decoder_layer(ops, config, layer, s, cache, step)
+    ops.rmsnorm_quantize(s.normed_LD, s.hidden_LD, weights.norm, config.rms_norm_eps, step, outputs_only=True)
+    ops.matmul(s.logits_LV, s.normed_LD, weights.lm_head, step, outputs_only=True)

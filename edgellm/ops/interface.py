@@ -1,0 +1,151 @@
+"""What an op is called with: the buffers, and the protocol that every set of ops implements.
+
+Dimensions: L new tokens in a step, T tokens cached before it, D hidden, H query heads, G key/value heads, E head size,
+F feed-forward, V vocabulary; matrices are [N, K] with J = K / 32 groups. Buffers have room for the largest L; ops read
+how many tokens there are from the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellm.formats.matrix import QuantizedMatrix, Scheme, pack_nibbles
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+I8 = npt.NDArray[np.int8]
+U8 = npt.NDArray[np.uint8]
+F16 = npt.NDArray[np.float16]
+
+TILE = 16  # rows of a packed tile
+GROUP = 32  # columns that share a scale
+
+
+class Step:
+    """What changes from step to step, in memory that the C kernels read: T, L, and how many last tokens need logits."""
+
+    def __init__(self) -> None:
+        self.array: I32 = np.zeros(3, np.int32)
+
+    def set(self, position: int, n_tokens: int, n_outputs: int) -> None:
+        """Describe the next step."""
+        self.array[:] = position, n_tokens, n_outputs
+
+    @property
+    def position(self) -> int:
+        """T: tokens cached before this step."""
+        return int(self.array[0])
+
+    @property
+    def n_tokens(self) -> int:
+        """L: new tokens."""
+        return int(self.array[1])
+
+    @property
+    def n_outputs(self) -> int:
+        """Logits are wanted for the last n_outputs tokens."""
+        return int(self.array[2])
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Vectors quantized to int8 in groups of 32: x = scale * code.
+
+    codes int8 [L, K]; scales float32 [L, J]; offsets int32 [L, J]: -8 * the sum of the group's codes;
+    scaled_sums float32 [L, J]: scale * that sum. `exact`, float32 [L, K], is there only where a reference run keeps the
+    unquantized vectors instead.
+    """
+
+    codes: I8
+    scales: F32
+    offsets: I32
+    scaled_sums: F32
+    exact: F32 | None = None
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A matrix [N, K] in tiles of 16 rows, as csrc/pack.c lays it out. codes uint8, scales float16, both flat."""
+
+    scheme: Scheme
+    rows: int
+    cols: int
+    codes: U8
+    scales: F16
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales and minimums."""
+        return self.codes.nbytes + self.scales.nbytes
+
+    def unpack(self) -> QuantizedMatrix:
+        """The row-major matrix again: the packed layout, stated in NumPy."""
+        tiles, groups = -(-self.rows // TILE), self.cols // GROUP
+        if self.scheme.bits == 8:
+            blocks = self.codes.reshape(tiles, groups, 8, TILE, 4)
+            codes = (blocks ^ 0x80).transpose(0, 3, 1, 2, 4).reshape(tiles * TILE, self.cols).view(np.int8)[: self.rows]
+        else:
+            blocks = self.codes.reshape(tiles, groups, 4, TILE, 4)
+            halves = np.stack([blocks & 15, blocks >> 4], axis=3)  # [tile, group, block, half, lane, byte]
+            codes = pack_nibbles(halves.transpose(0, 4, 1, 2, 3, 5).reshape(tiles * TILE, self.cols)[: self.rows])
+        parts = self.scales.reshape(tiles, groups, -1, TILE).transpose(2, 0, 3, 1).reshape(-1, tiles * TILE, groups)
+        parts = np.ascontiguousarray(parts[:, : self.rows])
+        return QuantizedMatrix(self.scheme, codes, parts[0], parts[1] if self.scheme.has_min else None)
+
+    @cached_property
+    def unpacked(self) -> QuantizedMatrix:
+        """`unpack()`, kept: the reference ops ask for it at every call."""
+        return self.unpack()
+
+
+@dataclass(frozen=True)
+class CacheLayer:
+    """One layer's keys [G, context / 16, E, 16] and values [G, context, E], both float16 or both float32."""
+
+    keys: F16 | F32
+    values: F16 | F32
+
+    @property
+    def context(self) -> int:
+        """Positions that fit, a multiple of 16."""
+        return int(self.values.shape[1])
+
+
+class Ops(Protocol):
+    """The operations of the forward pass. Results go to the first argument; `step` says how many tokens there are."""
+
+    def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
+        """out[l, :] = table[tokens[l], :]; out float32 [L, D], tokens int32 [L]."""
+
+    def rmsnorm_quantize(self, out: Activation, x: F32, weight: F32, eps: float, step: Step, outputs_only: bool = False) -> None:
+        """out = quantize(weight * x / sqrt(mean(x^2) + eps)), x float32 [L, D]; with outputs_only the last rows only."""
+
+    def quantize(self, out: Activation, x: F32, step: Step) -> None:
+        """out = x in int8, per group of 32: scale = max|x| / 127, codes rounded half to even."""
+
+    def matmul(self, out: F32, x: Activation, w: PackedMatrix, step: Step, accumulate: bool = False, outputs_only: bool = False) -> None:
+        """out[l, n] (+)= sum_k w[n, k] x[l, k]; out float32 [L, N]."""
+
+    def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:
+        """Rotate x float32 [L, heads, E] in place by positions T.. with cos and sin float32 [context, E/2]."""
+
+    def cache_append(self, cache: CacheLayer, k: F32, v: F32, cos: F32, sin: F32, step: Step) -> None:
+        """Store rope(k) and v, float32 [L, G, E], at positions T.. of the cache."""
+
+    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: F32, scale: float, step: Step) -> None:
+        """out = softmax(scale * q keys^T, causal) values; q and out float32 [L, H, E]; scratch [threads, 4, context]."""
+
+    def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
+        """out = quantize(gate / (1 + exp(-gate)) * up); gate and up float32 [L, F]."""
+
+
+def packed_bytes(scheme: Scheme, rows: int, cols: int) -> tuple[int, int]:
+    """Bytes of (codes, scales) of a packed matrix."""
+    lanes = -(-rows // TILE) * TILE
+    scales = lanes * (cols // GROUP) * (4 if scheme.has_min else 2)
+    return lanes * cols * scheme.bits // 8, scales

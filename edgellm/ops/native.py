@@ -1,0 +1,325 @@
+"""The ops in C. The only importer of the compiled module.
+
+Each method checks its arguments and fills one `el_op`. `Recorder` appends it to a plan; `Eager` runs it at once, as a
+plan of one op: one code path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellm.errors import InvalidRequestError, NativeError
+from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix, Scheme
+from edgellm.ops.interface import F16, F32, GROUP, I32, Activation, CacheLayer, PackedMatrix, Step, U8
+
+try:
+    from edgellm._native import ffi, lib
+except ImportError as error:  # pragma: no cover - needs an installation without its compiled part
+    raise NativeError(
+        f"the compiled kernels (edgellm._native) can't be loaded: {error}. Build them with `pip install -e .` (needs a C compiler and Python's headers)"
+    ) from error
+
+CData = Any  # cffi's pointers and structs carry no static types
+
+ISAS: tuple[str, ...] = tuple(ffi.string(lib.el_isa_name(i)).decode() for i in range(lib.EL_ISA_COUNT))
+"""Every instruction set that the project knows, slowest first."""
+
+HEADS_AT_ONCE = 4  # rows of attention scratch a thread, as csrc/float/attention.h has it
+MAX_HEAD_DIM = 256
+
+_SCHEME_IDS = {INT4: lib.EL_INT4, INT4_MIN: lib.EL_INT4_MIN, INT8: lib.EL_INT8}
+_OP_NAMES = {getattr(lib, f"EL_OP_{name.upper()}"): name for name in (
+    "embed", "rmsnorm_quantize", "quantize", "matmul", "rope", "cache_append", "attention", "swiglu_quantize")}  # fmt: skip
+
+
+def isas_available() -> tuple[str, ...]:
+    """The instruction sets that this build and this processor can run, slowest first."""
+    return tuple(name for i, name in enumerate(ISAS) if lib.el_isa_supported(i))
+
+
+def choose_isa(name: str | None = None) -> str:
+    """`name`, else EDGELLM_ISA, else the best one available; NativeError if it can't run here."""
+    asked = name or os.environ.get("EDGELLM_ISA") or isas_available()[-1]
+    if asked not in ISAS:
+        raise NativeError(f"instruction set {asked!r} is unknown; known: {', '.join(ISAS)}")
+    if asked not in isas_available():
+        why = "this processor can't run it" if lib.el_isa_compiled(ISAS.index(asked)) else "this build has no kernels for it"
+        raise NativeError(f"instruction set {asked!r} was asked for, but {why}; available here: {', '.join(isas_available())}")
+    return asked
+
+
+def csrc_hash() -> str:
+    """Hash of the C sources that the compiled module was built from."""
+    return str(ffi.string(lib.el_csrc_hash()).decode())
+
+
+def build_info() -> dict[str, str]:
+    """The compiled module's origin: csrc_hash and compiler."""
+    return {"csrc_hash": csrc_hash(), "compiler": ffi.string(lib.el_compiler()).decode()}
+
+
+class Pool:
+    """C threads that run plans together, the calling thread among them."""
+
+    def __init__(self, threads: int) -> None:
+        if not 1 <= threads <= 256:
+            raise InvalidRequestError(f"threads must be between 1 and 256, not {threads}")
+        self.threads = threads
+        pointer = lib.el_pool_new(threads)
+        if not pointer:
+            raise NativeError(f"{threads} threads were asked for and the operating system refused to start them; ask for fewer")
+        self.pointer = ffi.gc(pointer, lib.el_pool_free)
+
+
+class Plan:
+    """Recorded ops, replayed by one C call."""
+
+    def __init__(self, isa: str) -> None:
+        self.isa = isa
+        pointer = lib.el_plan_new(ISAS.index(isa))
+        if not pointer:
+            raise NativeError(f"no plan could be made for {isa!r}: out of memory")
+        self.pointer = ffi.gc(pointer, lib.el_plan_free)
+        self.op_names: list[str] = []
+        self._buffers: list[Any] = []  # what the ops point to lives as long as the plan
+
+    def __len__(self) -> int:
+        return len(self.op_names)
+
+    def append(self, op: CData, buffers: Iterable[Any]) -> None:
+        """Add a filled `el_op`; `buffers` are kept alive."""
+        if lib.el_plan_append(self.pointer, op):
+            raise NativeError("the plan can't grow: out of memory")
+        self.op_names.append(_OP_NAMES[op.kind])
+        self._buffers.extend(buffers)
+
+    def bind(self, pool: Pool, step: Step) -> CData:
+        """What `replay` takes: the C arguments, converted once."""
+        return self.pointer, pool.pointer, _pointer("el_step *", step.array), ffi.NULL
+
+    def run(self, pool: Pool, step: Step) -> None:
+        """Replay every op once for this step. The GIL is released meanwhile."""
+        replay(self.bind(pool, step))
+
+    def profile(self, pool: Pool, step: Step) -> npt.NDArray[np.int64]:
+        """Replay with a barrier after each op; int64 [ops], nanoseconds each took."""
+        times = np.zeros(len(self), np.int64)
+        pointer, threads, state, _ = self.bind(pool, step)
+        replay((pointer, threads, state, _pointer("int64_t *", times)))
+        return times
+
+
+def replay(bound: CData) -> None:
+    """Run a bound plan: the one call of the token loop."""
+    if lib.el_plan_run(*bound):
+        raise NativeError("the threads could not be started again after a fork; ask for fewer threads")
+
+
+def pack(matrix: QuantizedMatrix, codes: U8, scales: F16) -> PackedMatrix:
+    """Arrange a row-major matrix into tiles, into the given flat buffers (sizes: `interface.packed_bytes`)."""
+    rows, cols = matrix.shape
+    if matrix.scheme not in _SCHEME_IDS or cols % GROUP:
+        raise InvalidRequestError(f"no kernel takes a {rows} x {cols} matrix as {matrix.scheme}; columns must be a multiple of {GROUP}")
+    scheme = _SCHEME_IDS[matrix.scheme]
+    expected = lib.el_packed_codes_bytes(scheme, rows, cols), lib.el_packed_scales_bytes(scheme, rows, cols)
+    if (codes.nbytes, scales.nbytes) != expected:
+        raise InvalidRequestError(f"packing {rows} x {cols} as {matrix.scheme} needs {expected} bytes, not {(codes.nbytes, scales.nbytes)}")
+    sources = [np.ascontiguousarray(a) for a in (matrix.codes, matrix.scales, matrix.minimums) if a is not None]
+    pointers = [_pointer("uint8_t *", sources[0]), *(_pointer("uint16_t *", a) for a in sources[1:])]
+    minimums = pointers[2] if matrix.minimums is not None else ffi.NULL
+    lib.el_pack(scheme, rows, cols, pointers[0], pointers[1], minimums, _pointer("uint8_t *", codes), _pointer("uint16_t *", scales))
+    return PackedMatrix(matrix.scheme, rows, cols, codes, scales)
+
+
+def exp(x: F32, isa: str) -> F32:
+    """The kernels' own exp of float32 [n], for their tests."""
+    x = np.ascontiguousarray(x, np.float32)
+    out = np.empty_like(x)
+    lib.el_exp(ISAS.index(choose_isa(isa)), _pointer("float *", x), _pointer("float *", out), x.size)
+    return out
+
+
+def _pointer(ctype: str, array: npt.NDArray[Any]) -> CData:
+    if not array.flags.c_contiguous:
+        raise InvalidRequestError(f"a contiguous array was expected, not strides {array.strides} for shape {array.shape}")
+    return ffi.cast(ctype, array.ctypes.data)
+
+
+def _check(name: str, array: npt.NDArray[Any], dtype: type, *tail: int) -> None:
+    """The array has that dtype, and its last dimensions are `tail`; the first is the room for tokens."""
+    if array.dtype != dtype or array.shape[1:] != tail:
+        raise InvalidRequestError(f"{name}: expected {np.dtype(dtype).name} [L, {', '.join(map(str, tail))}], got {array.dtype} {array.shape}")
+
+
+def _fill_matrix(field: CData, matrix: PackedMatrix) -> None:
+    field.codes, field.scales = _pointer("uint8_t *", matrix.codes), _pointer("uint16_t *", matrix.scales)
+    field.scheme, field.rows, field.cols = _SCHEME_IDS[matrix.scheme], matrix.rows, matrix.cols
+
+
+def _fill_activation(field: CData, a: Activation) -> None:
+    cols = a.codes.shape[1]
+    _check("activation codes", a.codes, np.int8, cols)
+    _check("activation scales", a.scales, np.float32, cols // GROUP)
+    if cols % GROUP:
+        raise InvalidRequestError(f"activations of {cols} columns can't be quantized in groups of {GROUP}")
+    field.codes, field.scales = _pointer("int8_t *", a.codes), _pointer("float *", a.scales)
+    field.offsets, field.scaled_sums = _pointer("int32_t *", a.offsets), _pointer("float *", a.scaled_sums)
+    field.cols = cols
+
+
+def _fill_cache(field: CData, cache: CacheLayer) -> None:
+    heads, context, head_dim = cache.values.shape
+    if cache.keys.shape != (heads, context // 16, head_dim, 16) or context % 16 or cache.keys.dtype != cache.values.dtype:
+        raise InvalidRequestError(f"cache keys {cache.keys.shape} {cache.keys.dtype} don't match values {cache.values.shape} {cache.values.dtype}")
+    if head_dim % 16 or head_dim > MAX_HEAD_DIM:
+        raise InvalidRequestError(f"the head size must be a multiple of 16 up to {MAX_HEAD_DIM}, not {head_dim}")
+    field.keys, field.values = _pointer("void *", cache.keys), _pointer("void *", cache.values)
+    field.heads, field.head_dim, field.context = heads, head_dim, context
+    field.is_f16 = cache.values.dtype == np.float16
+
+
+def _parts(*buffers: Activation | CacheLayer | PackedMatrix | npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """The arrays that the buffers are made of."""
+    arrays: list[npt.NDArray[Any]] = []
+    for buffer in buffers:
+        if isinstance(buffer, Activation):
+            arrays += [buffer.codes, buffer.scales, buffer.offsets, buffer.scaled_sums]
+        elif isinstance(buffer, CacheLayer):
+            arrays += [buffer.keys, buffer.values]
+        elif isinstance(buffer, PackedMatrix):
+            arrays += [buffer.codes, buffer.scales]
+        else:
+            arrays.append(buffer)
+    return arrays
+
+
+class _NativeOps:
+    """Fills one `el_op` for each method of `interface.Ops` and hands it to `_emit` with what it reads and writes."""
+
+    def _emit(self, op: CData, reads: list[npt.NDArray[Any]], writes: list[npt.NDArray[Any]], step: Step) -> None:
+        raise NotImplementedError
+
+    def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
+        """out[l, :] = table[tokens[l], :]."""
+        _check("embed: out", out, np.float32, table.cols)
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_EMBED})
+        args = op.args.embed
+        args.tokens, args.out = _pointer("int32_t *", tokens), _pointer("float *", out)
+        _fill_matrix(args.table, table)
+        self._emit(op, _parts(tokens, table), [out], step)
+
+    def rmsnorm_quantize(self, out: Activation, x: F32, weight: F32, eps: float, step: Step, outputs_only: bool = False) -> None:
+        """out = quantize(weight * x / sqrt(mean(x^2) + eps))."""
+        _check("rmsnorm_quantize: x", x, np.float32, out.codes.shape[1])
+        if weight.shape != x.shape[1:] or weight.dtype != np.float32:
+            raise InvalidRequestError(f"rmsnorm_quantize: weight {weight.dtype} {weight.shape} for x {x.shape}")
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_RMSNORM_QUANTIZE})
+        args = op.args.rmsnorm_quantize
+        args.x, args.weight = _pointer("float *", x), _pointer("float *", weight)
+        args.eps, args.outputs_only = eps, outputs_only
+        _fill_activation(args.out, out)
+        self._emit(op, [x, weight], _parts(out), step)
+
+    def quantize(self, out: Activation, x: F32, step: Step) -> None:
+        """out = x in int8, per group of 32."""
+        _check("quantize: x", x, np.float32, out.codes.shape[1])
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_QUANTIZE})
+        op.args.quantize.x = _pointer("float *", x)
+        _fill_activation(op.args.quantize.out, out)
+        self._emit(op, [x], _parts(out), step)
+
+    def matmul(self, out: F32, x: Activation, w: PackedMatrix, step: Step, accumulate: bool = False, outputs_only: bool = False) -> None:
+        """out[l, n] (+)= sum_k w[n, k] x[l, k]."""
+        _check("matmul: out", out, np.float32, w.rows)
+        _check("matmul: x", x.codes, np.int8, w.cols)
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_MATMUL})
+        args = op.args.matmul
+        args.out, args.accumulate, args.outputs_only = _pointer("float *", out), accumulate, outputs_only
+        _fill_matrix(args.w, w)
+        _fill_activation(args.x, x)
+        self._emit(op, _parts(x, w), [out], step)
+
+    def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:
+        """Rotate x [L, heads, E] in place."""
+        heads, head_dim = x.shape[1:]
+        _check("rope: x", x, np.float32, heads, head_dim)
+        _check("rope: cos", cos, np.float32, head_dim // 2)
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_ROPE})
+        args = op.args.rope
+        args.x, args.cos, args.sin = (_pointer("float *", a) for a in (x, cos, sin))
+        args.heads, args.head_dim = heads, head_dim
+        self._emit(op, [cos, sin], [x], step)
+
+    def cache_append(self, cache: CacheLayer, k: F32, v: F32, cos: F32, sin: F32, step: Step) -> None:
+        """Store rope(k) and v at positions T.. ."""
+        heads, _, head_dim = cache.values.shape
+        for name, array in (("k", k), ("v", v)):
+            _check(f"cache_append: {name}", array, np.float32, heads, head_dim)
+        _check("cache_append: cos", cos, np.float32, head_dim // 2)
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_CACHE_APPEND})
+        args = op.args.cache_append
+        args.k, args.v, args.cos, args.sin = (_pointer("float *", a) for a in (k, v, cos, sin))
+        _fill_cache(args.cache, cache)
+        self._emit(op, [k, v, cos, sin], _parts(cache), step)
+
+    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: F32, scale: float, step: Step) -> None:
+        """out = softmax(scale * q keys^T, causal) values."""
+        heads, head_dim = q.shape[1:]
+        for name, array in (("q", q), ("out", out)):
+            _check(f"attention: {name}", array, np.float32, heads, cache.values.shape[2])
+        _check("attention: scratch", scratch, np.float32, HEADS_AT_ONCE, cache.context)
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_ATTENTION})
+        args = op.args.attention
+        args.q, args.out, args.scratch = (_pointer("float *", a) for a in (q, out, scratch))
+        args.heads, args.scale = heads, scale
+        _fill_cache(args.cache, cache)
+        self._emit(op, _parts(q, cache), [out, scratch], step)
+
+    def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
+        """out = quantize(gate / (1 + exp(-gate)) * up)."""
+        for name, array in (("gate", gate), ("up", up)):
+            _check(f"swiglu_quantize: {name}", array, np.float32, out.codes.shape[1])
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_SWIGLU_QUANTIZE})
+        args = op.args.swiglu_quantize
+        args.gate, args.up = _pointer("float *", gate), _pointer("float *", up)
+        _fill_activation(args.out, out)
+        self._emit(op, [gate, up], _parts(out), step)
+
+
+def _overlap(arrays: Sequence[npt.NDArray[Any]], others: Sequence[npt.NDArray[Any]]) -> bool:
+    return any(np.may_share_memory(a, b) for a in arrays for b in others)
+
+
+class Recorder(_NativeOps):
+    """Appends each op to `plan`. An op waits for all threads only where it touches what an op since the last barrier wrote,
+    or writes what one read."""
+
+    def __init__(self, isa: str) -> None:
+        self.plan = Plan(isa)
+        self._read: list[npt.NDArray[Any]] = []
+        self._written: list[npt.NDArray[Any]] = []
+
+    def _emit(self, op: CData, reads: list[npt.NDArray[Any]], writes: list[npt.NDArray[Any]], step: Step) -> None:
+        if _overlap(self._written, reads + writes) or _overlap(self._read, writes):
+            op.barrier = 1
+            self._read, self._written = [], []
+        self._read += reads
+        self._written += writes
+        self.plan.append(op, reads + writes)
+
+
+class Eager(_NativeOps):
+    """Runs each op at once, as a plan of one."""
+
+    def __init__(self, isa: str, pool: Pool) -> None:
+        self.isa, self.pool = isa, pool
+
+    def _emit(self, op: CData, reads: list[npt.NDArray[Any]], writes: list[npt.NDArray[Any]], step: Step) -> None:
+        plan = Plan(self.isa)
+        plan.append(op, reads + writes)
+        plan.run(self.pool, step)

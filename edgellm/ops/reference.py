@@ -1,0 +1,104 @@
+"""The ops in NumPy: the numeric oracle. One method per kernel, same name and arguments as in `interface.Ops`.
+
+Everything is computed in float64 from the same inputs and rounded once at the end, so that a kernel's distance from it
+is the kernel's own rounding. With `Reference(quantize_activations=False)` activations stay unquantized: the model's
+mathematics without the int8 step, for comparing with other implementations.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellm.ops.interface import GROUP, Activation, CacheLayer, F32, I32, PackedMatrix, Step
+
+F64 = npt.NDArray[np.float64]
+
+
+def quantize_rows(out: Activation, x: F64) -> None:
+    """Rows [L, K] into the first L rows of out: float32 arithmetic as the kernels do it, so that codes agree exactly
+    unless x itself differs."""
+    length, cols = x.shape
+    if out.exact is not None:
+        out.exact[:length] = x
+    groups = x.astype(np.float32).reshape(length, cols // GROUP, GROUP)
+    largest = np.abs(groups).max(axis=2)
+    inverse = np.zeros_like(largest)
+    np.divide(np.float32(127), largest, out=inverse, where=largest > np.float32(1e-30))
+    codes = np.clip(np.rint(groups * inverse[:, :, None]), -127, 127)
+    sums = codes.sum(axis=2).astype(np.int32)
+    out.codes[:length] = codes.reshape(length, cols)
+    out.scales[:length] = largest / np.float32(127)
+    out.offsets[:length] = -8 * sums
+    out.scaled_sums[:length] = out.scales[:length] * sums.astype(np.float32)
+
+
+def rotated(x_LHE: F32, cos: F32, sin: F32, position: int) -> F64:
+    """x rotated by its positions, element i paired with i + E/2."""
+    length, half = x_LHE.shape[0], x_LHE.shape[2] // 2
+    c = cos[position : position + length, None, :].astype(np.float64)
+    s = sin[position : position + length, None, :].astype(np.float64)
+    low, high = x_LHE[..., :half].astype(np.float64), x_LHE[..., half:].astype(np.float64)
+    return np.concatenate([low * c - high * s, high * c + low * s], axis=2)
+
+
+class Reference:
+    """`interface.Ops` in NumPy."""
+
+    def __init__(self, quantize_activations: bool = True) -> None:
+        self.quantize_activations = quantize_activations
+
+    def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
+        """out[l, :] = table[tokens[l], :]."""
+        out[: step.n_tokens] = table.unpacked.take_rows(tokens[: step.n_tokens]).dequantize()
+
+    def rmsnorm_quantize(self, out: Activation, x: F32, weight: F32, eps: float, step: Step, outputs_only: bool = False) -> None:
+        """out = quantize(weight * x / sqrt(mean(x^2) + eps))."""
+        rows = x[step.n_tokens - step.n_outputs : step.n_tokens] if outputs_only else x[: step.n_tokens]
+        wide = rows.astype(np.float64)
+        quantize_rows(out, wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + eps) * weight)
+
+    def quantize(self, out: Activation, x: F32, step: Step) -> None:
+        """out = x in int8, per group of 32."""
+        quantize_rows(out, x[: step.n_tokens].astype(np.float64))
+
+    def matmul(self, out: F32, x: Activation, w: PackedMatrix, step: Step, accumulate: bool = False, outputs_only: bool = False) -> None:
+        """out[l, n] (+)= sum_k w[n, k] x[l, k]."""
+        length = step.n_outputs if outputs_only else step.n_tokens
+        if x.exact is not None and not self.quantize_activations:
+            vectors = x.exact[:length].astype(np.float64)
+        else:
+            groups = x.codes[:length].reshape(length, -1, GROUP) * x.scales[:length, :, None].astype(np.float64)
+            vectors = groups.reshape(length, -1)
+        product = vectors @ w.unpacked.dequantize().T.astype(np.float64)
+        out[:length] = out[:length] + product if accumulate else product
+
+    def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:
+        """Rotate x [L, heads, E] in place."""
+        x[: step.n_tokens] = rotated(x[: step.n_tokens], cos, sin, step.position)
+
+    def cache_append(self, cache: CacheLayer, k: F32, v: F32, cos: F32, sin: F32, step: Step) -> None:
+        """Store rope(k) and v at positions T.. ."""
+        positions = np.arange(step.position, step.position + step.n_tokens)
+        keys_LGE = rotated(k[: step.n_tokens], cos, sin, step.position).astype(np.float32)
+        cache.keys[:, positions // 16, :, positions % 16] = keys_LGE
+        cache.values[:, positions] = v[: step.n_tokens].transpose(1, 0, 2)
+
+    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: F32, scale: float, step: Step) -> None:
+        """out = softmax(scale * q keys^T, causal) values."""
+        length, heads, dim = step.n_tokens, q.shape[1], q.shape[2]
+        total, kv_heads = step.position + length, cache.values.shape[0]
+        keys_GTE = cache.keys.transpose(0, 1, 3, 2).reshape(kv_heads, -1, dim)[:, :total].astype(np.float64)
+        values_GTE = cache.values[:, :total].astype(np.float64)
+        q_GRLE = q[:length].astype(np.float64).transpose(1, 0, 2).reshape(kv_heads, heads // kv_heads, length, dim)
+        scores = scale * np.einsum("grle,gte->grlt", q_GRLE, keys_GTE)
+        visible = np.arange(total) <= step.position + np.arange(length)[:, None]
+        scores = np.where(visible, scores, -np.inf)
+        weights = np.exp(scores - scores.max(axis=3, keepdims=True))
+        mixed = np.einsum("grlt,gte->grle", weights / weights.sum(axis=3, keepdims=True), values_GTE)
+        out[:length] = mixed.reshape(heads, length, dim).transpose(1, 0, 2)
+
+    def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
+        """out = quantize(gate / (1 + exp(-gate)) * up)."""
+        wide = gate[: step.n_tokens].astype(np.float64)
+        quantize_rows(out, wide / (1 + np.exp(-wide)) * up[: step.n_tokens])

@@ -1,0 +1,245 @@
+"""The public face: load a model, get an `Engine`, ask it for logits or text."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellm.errors import ContextOverflowError, InvalidRequestError
+from edgellm.formats import open_checkpoint
+from edgellm.formats.fetch import resolve_model
+from edgellm.model.config import LlamaConfig
+from edgellm.model.decoder import DecoderState, DecoderWeights, forward
+from edgellm.ops import native
+from edgellm.ops.interface import Ops, Step
+from edgellm.runtime.generate import Generation, generate
+from edgellm.runtime.sampling import SamplingParams
+from edgellm.runtime.weights import load_weights
+from edgellm.runtime.workspace import new_cache, new_state
+from edgellm.text.tokenizer import Tokenizer
+
+F32 = npt.NDArray[np.float32]
+KVDtype = Literal["f16", "f32"]
+
+DEFAULT_CONTEXT = 8192  # tokens, where the model allows as many; ask for more by name
+PREFILL_CHUNK = 128  # tokens that one replay takes
+
+
+def default_threads() -> int:
+    """The processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Engine:
+    """A loaded model. One request at a time; a second thread's call is refused while one runs.
+
+    Made by `edgellm.load`. `ops` (NumPy's or eager ones) replaces the recorded plan, for tests and ablations.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        kv_dtype: KVDtype = "f16",
+        isa: str | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
+        make_ops: Callable[[str, native.Pool], Ops] | None = None,
+        keep_exact_activations: bool = False,
+    ) -> None:
+        self.path = path
+        self.isa = native.choose_isa(isa)
+        self.threads = default_threads() if threads is None else threads
+        self._pool = native.Pool(self.threads)
+        checkpoint = open_checkpoint(path)
+        self.config = LlamaConfig.from_hf(checkpoint.config)
+        self.context = _checked_context(context, self.config.max_position_embeddings)
+        self.kv_dtype = _checked_kv_dtype(kv_dtype)
+        self.prefill_chunk = _checked_chunk(prefill_chunk)
+        self.tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config)
+        self.chat_template = checkpoint.chat_template
+        weights, weight_bytes = load_weights(checkpoint, self.config)
+        room = -(-self.context // 16) * 16
+        cache, cache_bytes = new_cache(self.config, room, np.float16 if kv_dtype == "f16" else np.float32)
+        state, state_bytes = new_state(
+            self.config, cache, min(prefill_chunk, self.context), room, self.threads, keep_exact_activations
+        )
+        self._bytes = {"weights": weight_bytes, "kv_cache": cache_bytes, "workspace": state_bytes}
+        self._state, self._step = state, Step()
+        ops = None if make_ops is None else make_ops(self.isa, self._pool)
+        self._replay = self._record(weights) if ops is None else self._run_eagerly(ops, weights)
+        self._tokens: list[int] = []  # what the cache holds
+        self._busy = threading.Lock()
+
+    def _record(self, weights: DecoderWeights) -> Callable[[], None]:
+        recorder = native.Recorder(self.isa)
+        forward(recorder, self.config, weights, self._state, self._step)
+        self.plan = recorder.plan
+        bound = recorder.plan.bind(self._pool, self._step)
+        return lambda: native.replay(bound)
+
+    def _run_eagerly(self, ops: Ops, weights: DecoderWeights) -> Callable[[], None]:
+        return lambda: forward(ops, self.config, weights, self._state, self._step)
+
+    @property
+    def cached_tokens(self) -> tuple[int, ...]:
+        """The tokens whose keys and values the cache holds."""
+        return tuple(self._tokens)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of weights, kv_cache and workspace. The last two are address space: pages are touched as they are used."""
+        return dict(self._bytes)
+
+    def reset(self) -> None:
+        """Forget the cached tokens."""
+        with self._alone():
+            self._tokens = []
+
+    def prefill(self, token_ids: Sequence[int]) -> F32:
+        """Logits float32 [V] after these tokens; what the cache already holds of them, from the start, is not computed again.
+
+        The result is a view that the next call overwrites. InvalidRequestError: no tokens, or an id outside the vocabulary.
+        ContextOverflowError: more tokens than the context; the cache is as it was.
+        """
+        ids = self._checked(token_ids)
+        with self._alone():
+            shared = min(_common_prefix(self._tokens, ids), len(ids) - 1)  # the last token is run again for its logits
+            del self._tokens[shared:]
+            for chunk, is_last in self._chunks(ids[shared:]):
+                self._advance(chunk, 1 if is_last else 0)
+            return self._state.logits_LV[0]
+
+    def decode(self, token_id: int) -> F32:
+        """Append one token; logits float32 [V] as from `prefill`, with the same errors."""
+        with self._alone():
+            if not 0 <= token_id < self.config.vocab_size:
+                raise InvalidRequestError(f"token id {token_id} is outside the vocabulary of {self.config.vocab_size}")
+            if len(self._tokens) >= self.context:
+                raise ContextOverflowError(f"the context of {self.context} tokens is full; load with a larger context or start anew")
+            self._advance((token_id,), 1)
+            return self._state.logits_LV[0]
+
+    def logits(self, token_ids: Sequence[int]) -> F32:
+        """Logits float32 [L, V] at every position, from an empty cache; a fresh array. Errors as in `prefill`."""
+        ids = self._checked(token_ids)
+        out = np.empty((len(ids), self.config.vocab_size), np.float32)
+        with self._alone():
+            self._tokens = []
+            for chunk, _ in self._chunks(ids):
+                done = len(self._tokens)
+                self._advance(chunk, len(chunk))
+                out[done : done + len(chunk)] = self._state.logits_LV[: len(chunk)]
+        return out
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 128,
+        stop: tuple[str, ...] = (),
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+    ) -> Generation:
+        """Continue a text or token ids: an iterator of tokens with their text and timestamps (see `runtime.generate`)."""
+        sampling = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        return generate(self, ids, sampling, max_tokens, stop)
+
+    def profile(self) -> list[tuple[str, int]]:
+        """Repeat the last step with a barrier after each op: (op, nanoseconds) in order. Needs a step to repeat."""
+        with self._alone():
+            if not self._tokens:
+                raise InvalidRequestError("there is no step to profile yet: prefill or decode first")
+            times = self.plan.profile(self._pool, self._step)
+        return list(zip(self.plan.op_names, times.tolist(), strict=True))
+
+    def _advance(self, ids: Sequence[int], n_outputs: int) -> None:
+        """Run one step and note its tokens as cached."""
+        self._state.tokens_L[: len(ids)] = ids
+        self._step.set(len(self._tokens), len(ids), n_outputs)
+        self._replay()
+        self._tokens.extend(ids)
+
+    def _chunks(self, ids: list[int]) -> Iterator[tuple[list[int], bool]]:
+        for start in range(0, len(ids), self.prefill_chunk):
+            yield ids[start : start + self.prefill_chunk], start + self.prefill_chunk >= len(ids)
+
+    def _checked(self, token_ids: Sequence[int]) -> list[int]:
+        ids = [int(token) for token in token_ids]
+        if not ids:
+            raise InvalidRequestError("there are no tokens to run; at least one is needed")
+        if len(ids) > self.context:
+            raise ContextOverflowError(f"{len(ids)} tokens were given; the context holds {self.context}")
+        if min(ids) < 0 or max(ids) >= self.config.vocab_size:
+            wrong = next(token for token in ids if not 0 <= token < self.config.vocab_size)
+            raise InvalidRequestError(f"token id {wrong} is outside the vocabulary of {self.config.vocab_size}")
+        return ids
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise InvalidRequestError("the engine is busy with another thread's request; use one engine per thread, or wait")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+
+def load(
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    context: int | None = None,
+    kv_dtype: KVDtype = "f16",
+    isa: str | None = None,
+    prefill_chunk: int = PREFILL_CHUNK,
+) -> Engine:
+    """Load a `.tmac2.bin` (or the name of a converted model in the cache).
+
+    threads: default, the processors that this process may use. context: tokens, default the model's up to 8192.
+    kv_dtype: "f16" or "f32". isa: one of `ops.native.ISAS`, default EDGELLM_ISA or the best this processor runs.
+    prefill_chunk: prompt tokens that one step takes; it changes speed and memory, never a bit of the result.
+    Raises an `EdgeLLMError` that says what is wrong and what is possible.
+    """
+    return Engine(
+        resolve_model(path), threads=threads, context=context, kv_dtype=kv_dtype, isa=isa, prefill_chunk=prefill_chunk
+    )
+
+
+def _common_prefix(cached: list[int], ids: list[int]) -> int:
+    for i, (a, b) in enumerate(zip(cached, ids, strict=False)):
+        if a != b:
+            return i
+    return min(len(cached), len(ids))
+
+
+def _checked_context(asked: int | None, largest: int) -> int:
+    if asked is None:
+        return min(DEFAULT_CONTEXT, largest)
+    if not 1 <= asked <= largest:
+        raise InvalidRequestError(f"context must be between 1 and the model's {largest} tokens, not {asked}")
+    return asked
+
+
+def _checked_kv_dtype(asked: str) -> str:
+    if asked not in ("f16", "f32"):
+        raise InvalidRequestError(f"kv_dtype must be 'f16' or 'f32', not {asked!r}")
+    return asked
+
+
+def _checked_chunk(asked: int) -> int:
+    if not 1 <= asked <= 4096:
+        raise InvalidRequestError(f"prefill_chunk must be between 1 and 4096, not {asked}")
+    return asked

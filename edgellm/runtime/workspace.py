@@ -1,0 +1,112 @@
+"""Memory for weights and buffers: one anonymous mapping each, on huge pages where the system offers them."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellm.errors import InvalidRequestError
+from edgellm.model.config import LlamaConfig
+from edgellm.model.decoder import DecoderState
+from edgellm.model.rope import cos_sin
+from edgellm.ops.interface import GROUP, Activation, CacheLayer
+
+_ALIGNMENT = 64  # bytes: a cache line, and an AVX-512 register
+
+
+class Arena:
+    """Hands out aligned, zeroed arrays from one mapping. Pages cost memory only once they are touched."""
+
+    def __init__(self, nbytes: int, huge_pages: bool = False) -> None:
+        try:
+            self._map = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, OverflowError) as error:
+            raise InvalidRequestError(f"{nbytes / 2**20:.0f} MiB of memory can't be had: {error}; ask for a smaller context") from error
+        if huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
+            self._map.madvise(mmap.MADV_HUGEPAGE)
+        self._bytes = np.frombuffer(self._map, np.uint8)
+        self._used = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes handed out, alignment included."""
+        return self._used
+
+    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """A zeroed array whose first byte is 64-byte aligned."""
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        start, self._used = self._used, self._used + aligned(size)
+        return self._bytes[start : start + size].view(dtype).reshape(shape)
+
+
+def aligned(nbytes: int) -> int:
+    """nbytes rounded up to the alignment."""
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _activation(arena: Arena, length: int, cols: int, exact: bool) -> Activation:
+    groups = cols // GROUP
+    return Activation(
+        codes=arena.empty((length, cols), np.int8),
+        scales=arena.empty((length, groups), np.float32),
+        offsets=arena.empty((length, groups), np.int32),
+        scaled_sums=arena.empty((length, groups), np.float32),
+        exact=np.zeros((length, cols), np.float32) if exact else None,
+    )
+
+
+def _state_bytes(config: LlamaConfig, length: int, context: int, threads: int) -> int:
+    """An upper bound on what `new_state` hands out, the cache aside."""
+    wide = config.num_attention_heads * config.head_dim
+    narrow = config.num_key_value_heads * config.head_dim
+    floats = config.hidden_size + 2 * wide + 2 * narrow + 2 * config.intermediate_size + config.vocab_size + 1
+    activations = 2 * (config.hidden_size + wide + config.intermediate_size)  # codes, and 12 bytes a group of 32
+    tables = 2 * context * config.head_dim // 2 + threads * 4 * context
+    return length * (4 * floats + activations) + 4 * tables + 40 * _ALIGNMENT
+
+
+def new_cache(config: LlamaConfig, context: int, dtype: npt.DTypeLike) -> tuple[tuple[CacheLayer, ...], int]:
+    """The key/value cache of every layer for `context` positions (a multiple of 16), and its bytes."""
+    heads, dim, layers = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
+    arena = Arena(2 * layers * aligned(heads * context * dim * np.dtype(dtype).itemsize))
+    cache = tuple(
+        CacheLayer(arena.empty((heads, context // 16, dim, 16), dtype), arena.empty((heads, context, dim), dtype)) for _ in range(layers)
+    )
+    return cache, arena.nbytes
+
+
+def new_state(
+    config: LlamaConfig, cache: tuple[CacheLayer, ...], length: int, context: int, threads: int, exact: bool = False
+) -> tuple[DecoderState, int]:
+    """Buffers for steps of up to `length` tokens, and their bytes; `exact` also keeps unquantized activations."""
+    heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    arena = Arena(_state_bytes(config, length, context, threads))
+
+    def floats(*shape: int) -> npt.NDArray[np.float32]:
+        return arena.empty(shape, np.float32)
+
+    cos, sin = floats(context, dim // 2), floats(context, dim // 2)
+    cos[:], sin[:] = cos_sin(config.rope_theta, dim, context)
+    state = DecoderState(
+        tokens_L=arena.empty((length,), np.int32),
+        hidden_LD=floats(length, config.hidden_size),
+        normed_LD=_activation(arena, length, config.hidden_size, exact),
+        q_LHE=floats(length, heads, dim),
+        k_LGE=floats(length, kv_heads, dim),
+        v_LGE=floats(length, kv_heads, dim),
+        mixed_LHE=floats(length, heads, dim),
+        mixed_LD=_activation(arena, length, heads * dim, exact),
+        gate_LF=floats(length, config.intermediate_size),
+        up_LF=floats(length, config.intermediate_size),
+        gated_LF=_activation(arena, length, config.intermediate_size, exact),
+        logits_LV=floats(length, config.vocab_size),
+        scores=floats(threads, 4, context),
+        cos_TE=cos,
+        sin_TE=sin,
+        cache=cache,
+    )
+    return state, arena.nbytes
