@@ -11,7 +11,9 @@ from edgellm.formats.gguf import read_gguf
 from edgellm.formats.hf import read_hf
 from edgellm.formats.tmac2 import read_tmac2
 
-__all__ = ["open_checkpoint"]
+__all__ = ["READERS", "format_of", "open_checkpoint"]
+
+READERS = {"gguf": read_gguf, "huggingface": read_hf, "tmac2": read_tmac2}
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -19,18 +21,23 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     ModelFileError: none of these, missing, truncated or corrupt. UnsupportedModelError: well-formed, but not implemented.
     """
+    return READERS[format_of(path)](path)
+
+
+def format_of(path: Path) -> str:
+    """Which of READERS is for `path`, by its first bytes; ModelFileError if none is."""
     if path.is_dir():
         if not (path / hf.CONFIG).exists():
             raise ModelFileError(f"{path}: a folder without {hf.CONFIG}, so not a Hugging Face model")
-        return read_hf(path)
+        return "huggingface"
     try:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
     if start[:4] == gguf_header.MAGIC:
-        return read_gguf(path)
+        return "gguf"
     if start[8:] == b"{":  # safetensors: eight bytes of length, then a JSON object
-        return read_tmac2(path)
+        return "tmac2"
     problem = "is empty" if not start else f"starts with {start[:4]!r}"
     raise ModelFileError(f"{path}: {problem}; a model is a GGUF file, a .tmac2.bin or a Hugging Face folder")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgellm.errors import ModelFileError, UnsupportedModelError
 
 MAGIC = b"GGUF"
@@ -21,7 +23,11 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 STRING, ARRAY = 8, 9
 MIN_KEY_BYTES = 8 + 4 + 1
 MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
-MAX_DIMENSIONS = 4
+MAX_ENTRIES = 1 << 16
+"""Of keys, and of tensors; no model comes near. An entry in memory is many times its bytes in the file, so the file's size is no bound."""
+
+MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_DIMENSIONS = 65535, 64, 4
+"""GGUF's own limits on the name of a key, the name of a tensor, and its dimensions."""
 
 TENSOR_TYPES = {
     0: ("F32", 1, 4),
@@ -69,9 +75,11 @@ def parse_header(data: mmap.mmap, path: Path) -> GGUFHeader:
     key_count = cursor.scalar("Q", "the key count")
     if tensor_count * MIN_TENSOR_BYTES + key_count * MIN_KEY_BYTES > len(data):
         raise cursor.corrupt(f"{tensor_count} tensors and {key_count} keys are declared, more than a file of {len(data)} bytes can hold")
+    if max(tensor_count, key_count) > MAX_ENTRIES:
+        raise UnsupportedModelError(f"{path}: {tensor_count} tensors and {key_count} keys are declared; at most {MAX_ENTRIES} are read")
     metadata: dict[str, Any] = {}
     for index in range(key_count):
-        key = cursor.string(f"the name of key {index}")
+        key = cursor.name(f"the name of key {index}", MAX_KEY_BYTES)
         if key in metadata:
             raise cursor.corrupt(f"key {key!r} occurs twice")
         metadata[key] = cursor.value(f"key {key!r}")
@@ -103,6 +111,12 @@ class _Cursor:
 
     def string(self, what: str) -> str:
         return self.strings(1, what)[0]
+
+    def name(self, what: str, max_bytes: int) -> str:
+        name = self.string(what)
+        if len(name.encode()) > max_bytes:
+            raise self.corrupt(f"{what} is {len(name)} characters long; {max_bytes} bytes are possible")
+        return name
 
     def strings(self, count: int, what: str) -> list[str]:
         self.need(count * 8, what)
@@ -137,7 +151,7 @@ class _Cursor:
             return self.strings(count, what)
         code = self.code(kind, what)
         self.need(count * struct.calcsize("<" + code), what)
-        values = list(struct.unpack_from(f"<{count}{code}", self.data, self.offset))
+        values: list[Any] = np.frombuffer(self.data, "<" + code, count, self.offset).tolist()
         self.offset += count * struct.calcsize("<" + code)
         return values
 
@@ -148,7 +162,7 @@ class _Cursor:
 
     def tensor_info(self, index: int) -> TensorInfo:
         """The next tensor info; `start` is still relative to the tensor data."""
-        name = self.string(f"the name of tensor {index}")
+        name = self.name(f"the name of tensor {index}", MAX_NAME_BYTES)
         what = f"tensor {name!r}"
         rank = self.scalar("I", what)
         if not 1 <= rank <= MAX_DIMENSIONS:

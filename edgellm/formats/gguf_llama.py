@@ -31,6 +31,9 @@ CHECKED_KEYS = ("llama.rope.dimension_count", "llama.attention.value_length")
 """Keys that may only repeat the head dimension: partial rotation and a value width of its own are not implemented."""
 
 FLOAT_KEYS = ("rms_norm_eps", "rope_theta")
+FIXED_KEYS = {"general.type": "model", "general.quantization_version": 2}
+"""Keys that would change what the tensors mean if they had another value; they may be missing."""
+
 SILENT_PREFIXES = ("general.", "tokenizer.", "quantize.imatrix.")
 """Metadata that no computation of the forward pass depends on; `tokenizer.` is judged by `gguf_tokenizer`."""
 
@@ -61,7 +64,7 @@ def hf_config(metadata: Mapping[str, Any], tied: bool) -> dict[str, Any]:
     """
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
-        raise UnsupportedModelError(f"key 'general.architecture' is {architecture!r}; implemented: 'llama'")
+        raise UnsupportedModelError(f"key 'general.architecture' is {_short(architecture)}; implemented: 'llama'")
     _refuse_unknown_keys(metadata)
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
@@ -75,10 +78,12 @@ def hf_config(metadata: Mapping[str, Any], tied: bool) -> dict[str, Any]:
     for key, name in CONFIG_KEYS.items():
         value = metadata.get(key, defaults.get(key))
         config[name] = _positive_float(key, value) if name in FLOAT_KEYS else _positive_int(key, value)
-    for key in CHECKED_KEYS:
-        if metadata.get(key, config["head_dim"]) != config["head_dim"]:
-            raise UnsupportedModelError(f"key {key!r} is {metadata[key]!r}; implemented: the head dimension, {config['head_dim']}")
-    return config | _token_ids(metadata)
+    for key, implemented in [*FIXED_KEYS.items(), *((key, config["head_dim"]) for key in CHECKED_KEYS)]:
+        if metadata.get(key, implemented) != implemented:
+            raise UnsupportedModelError(f"key {key!r} is {_short(metadata[key])}; implemented: {implemented!r}")
+    if config["head_dim"] % 2:
+        raise ModelFileError(f"the head dimension is {config['head_dim']}; rotary embedding needs an even one")
+    return config | _token_ids(metadata, config["vocab_size"])
 
 
 def hf_name(name: str) -> str:
@@ -110,24 +115,31 @@ def _defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
     heads, hidden = (_positive_int(key, metadata.get(key)) for key in ("llama.attention.head_count", "llama.embedding_length"))
     if "llama.attention.key_length" not in metadata and hidden % heads:
         raise ModelFileError(f"keys 'llama.embedding_length' = {hidden} and 'llama.attention.head_count' = {heads} do not divide")
+    tokens = metadata.get("tokenizer.ggml.tokens")
     return {
         "llama.attention.head_count_kv": heads,
         "llama.attention.key_length": hidden // heads,
         "llama.rope.freq_base": 10000.0,
-        "llama.vocab_size": len(metadata.get("tokenizer.ggml.tokens", ())),
+        "llama.vocab_size": len(tokens) if isinstance(tokens, list) else None,
     }
 
 
-def _token_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _token_ids(metadata: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     """bos_token_id, eos_token_id (a list where the file names several tokens that end a turn) and pad_token_id, where given."""
-    ids = {
-        name: metadata[f"tokenizer.ggml.{key}_token_id"]
-        for name, key in {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "pad": "padding"}.items()
-        if f"tokenizer.ggml.{key}_token_id" in metadata
+    ids: dict[str, int] = {}
+    for name in ("bos", "eos", "eot", "eom", "padding"):
+        key = f"tokenizer.ggml.{name}_token_id"
+        if key in metadata:
+            if type(metadata[key]) is not int or not 0 <= metadata[key] < vocab_size:
+                raise ModelFileError(f"key {key!r} is {_short(metadata[key])}; it must be a token id below {vocab_size}")
+            ids[name] = metadata[key]
+    ends = list(dict.fromkeys(ids[name] for name in ("eos", "eot", "eom") if name in ids))
+    config: dict[str, Any] = {
+        "bos_token_id": ids.get("bos"),
+        "eos_token_id": ends[0] if len(ends) == 1 else ends,
+        "pad_token_id": ids.get("padding"),
     }
-    ends = list(dict.fromkeys(ids.pop(name) for name in ("eos", "eot", "eom") if name in ids))
-    config = {f"{name}_token_id": value for name, value in ids.items()}
-    return config | ({"eos_token_id": ends[0] if len(ends) == 1 else ends} if ends else {})
+    return {key: value for key, value in config.items() if value not in (None, [])}
 
 
 def _positive_int(key: str, value: Any) -> int:

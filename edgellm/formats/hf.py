@@ -34,7 +34,13 @@ def read_hf(folder: Path) -> Checkpoint:
     ModelFileError: a file missing, truncated or corrupt. UnsupportedModelError: an architecture, tensor or type that is not implemented.
     """
     config = _read_json(folder / CONFIG)
-    files = {name: file for file in _weight_files(folder) for name in file.tensors if not name.endswith(DERIVED)}
+    files: dict[str, SafetensorsFile] = {}
+    for file in _weight_files(folder):
+        for name in file.tensors:
+            if name in files:
+                raise ModelFileError(f"{folder}: tensor {name} is in {files[name].path.name} and in {file.path.name}")
+            if not name.endswith(DERIVED):
+                files[name] = file
     try:
         specs = in_model_order(config, {name: _spec(name, file) for name, file in files.items()})
     except EdgeLLMError as error:

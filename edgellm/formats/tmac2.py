@@ -213,7 +213,7 @@ def _json_object(file: SafetensorsFile, key: str) -> dict[str, Any]:
 
 def _spec(file: SafetensorsFile, name: str, form: Any) -> TensorSpec:
     """The spec of a tensor, its shape taken from its first stored part."""
-    scheme = None if form in FLOAT_BYTES else Scheme.parse(form)
+    scheme = None if form in tuple(FLOAT_BYTES) else Scheme.parse(form)
     first = file.tensors.get(name if scheme is None else f"{name}.codes")
     if first is None or (scheme is not None and len(first.shape) != 2):
         raise ModelFileError(f"tensor {name} ({form}) is missing or misshapen")
@@ -227,16 +227,17 @@ def _require_layout(file: SafetensorsFile, specs: dict[str, TensorSpec]) -> None
     """Every part is stored, with the type, shape and alignment that the tensor's scheme asks for, and nothing else is."""
     expected = {part.name: part for name, spec in specs.items() for part in _parts(name, spec)}
     for name, part in expected.items():
-        stored = file.tensors.get(name)
-        if stored is None:
+        if name not in file.tensors:
             raise ModelFileError(f"tensor {name} is missing")
+        stored = file.tensors[name]
         if (stored.dtype, stored.shape) != (part.dtype, part.shape):
             raise ModelFileError(f"tensor {name} is {stored.dtype} {stored.shape}; its scheme asks for {part.dtype} {part.shape}")
         if stored.start % ALIGNMENT:
             raise ModelFileError(f"tensor {name} starts at byte {stored.start}, not on a multiple of {ALIGNMENT}")
-    for name in file.tensors:
-        if name not in expected and not name.startswith(PADDING):
-            raise ModelFileError(f"tensor {name} belongs to no scheme")
+    for name, stored in file.tensors.items():
+        is_padding = name.startswith(PADDING) and stored.dtype == "U8" and len(stored.shape) == 1
+        if name not in expected and not is_padding:
+            raise ModelFileError(f"tensor {name} is part of no tensor of the model")
 
 
 def _tensor(file: SafetensorsFile, name: str, spec: TensorSpec) -> Tensor:

