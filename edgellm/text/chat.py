@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from edgellm.errors import EdgeLLMError, InvalidRequestError, ModelFileError, UnsupportedModelError
+from edgellm.errors import ContextOverflowError, EdgeLLMError, InvalidRequestError, ModelFileError, UnsupportedModelError
 from edgellm.text.tokenizer import Tokenizer
 
 MAX_CHARACTERS = 10_000_000
@@ -49,6 +49,23 @@ def prompt_ids(tokenizer: Tokenizer, template: str | None, messages: Sequence[Me
     for piece in tokenizer.split_special(rendered):
         ids += [piece] if isinstance(piece, int) else tokenizer.encode(piece.translate(restore), special=False, add_special_tokens=False)
     return ids
+
+
+def fitting_prompt(
+    tokenizer: Tokenizer, template: str | None, messages: Sequence[Message], max_tokens: int
+) -> tuple[list[Message], list[int]]:
+    """(messages, token ids) of as much of a conversation's end as fits into max_tokens.
+
+    The oldest exchanges go first, each from a user's message to the next one; a system message at the head and the last
+    user's message stay. ContextOverflowError if these alone do not fit.
+    """
+    kept = list(messages)
+    while len(ids := prompt_ids(tokenizer, template, kept)) > max_tokens:
+        users = [i for i, message in enumerate(kept) if message["role"] == "user"]
+        if len(users) < 2:
+            raise ContextOverflowError(f"the message is too long: {len(ids)} tokens with its frame, but at most {max_tokens} fit")
+        del kept[users[0] : users[1]]
+    return kept, ids
 
 
 def render(

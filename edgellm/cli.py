@@ -1,0 +1,350 @@
+"""The command line: parse, call, print. Each command imports what it needs when it runs, so that --help is quick and needs no kernels."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+import edgellm
+from edgellm.errors import EdgeLLMError, InvalidRequestError, ModelFileError
+
+if TYPE_CHECKING:
+    from edgellm.runtime.engine import Engine
+    from edgellm.runtime.generate import GeneratedToken, Generation
+    from edgellm.runtime.sampling import SamplingParams
+
+DEFAULT_MODEL = "smollm2-135m"
+INTERRUPTED = 130
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+class Failure(click.ClickException):
+    """What the user can act on: one line on standard error, exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:  # noqa: ARG002  click's signature
+        """Print it."""
+        click.echo(f"error: {self.message}", err=True)
+
+
+class Commands(click.Group):
+    """The command group, which turns EdgeLLM's errors into exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except EdgeLLMError as error:
+            raise Failure(str(error)) from error
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+
+
+def counts(_: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+    """The numbers of "1,2"; of "" none."""
+    try:
+        return [int(item) for item in value.split(",")] if value else []
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a number or a list of numbers such as 1,2", param=parameter) from None
+
+
+def model_option(command: Command) -> Command:
+    """--model, the same everywhere."""
+    text = "A .tmac2.bin file, or the name of a model in the cache."
+    return click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|PATH", help=text)(command)
+
+
+def engine_options(command: Command) -> Command:
+    """How a model is loaded."""
+    options = [
+        model_option,
+        click.option("--threads", type=int, help="Threads to compute with.  [default: the engine's choice]"),
+        click.option("--context", type=int, help="Tokens that prompt and answer may have together.  [default: the engine's choice]"),
+        click.option("--kv-dtype", type=click.Choice(["f16", "f32"]), default="f16", show_default=True, help="Storage of keys and values."),
+    ]
+    return _apply(options, command)
+
+
+def sampling_options(command: Command) -> Command:
+    """The fields of SamplingParams, with its defaults."""
+    options = [
+        click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the most probable token, always."),
+        click.option("--top-k", type=int, default=0, show_default=True, help="Draw from the k most probable tokens; 0 = from all."),
+        click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the fewest tokens this probable together."),
+        click.option("--min-p", type=float, default=0.0, show_default=True, help="Drop tokens less probable than this times the best one."),
+        click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1, what was said is said less."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same text, on every machine."),
+    ]
+    return _apply(options, command)
+
+
+def _apply(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(edgellm.__version__, prog_name="edgellm")
+def main() -> None:
+    """Run language models on this machine, at a latency that can be trusted.
+
+    \b
+    Begin with:
+      edgellm pull smollm2-135m        fetch a model (98 MB)
+      edgellm convert smollm2-135m     convert it, losslessly
+      edgellm chat                     talk to it
+    """
+
+
+@main.command()
+@click.argument("name")
+def pull(name: str) -> None:
+    """Fetch a model into the cache (~/.cache/edgellm, or EDGELLM_HOME).
+
+    NAME is smollm2-135m, hf:OWNER/NAME on the Hugging Face hub, or a path.
+
+    \b
+    Example:
+      edgellm pull smollm2-135m
+    """
+    from edgellm.formats import fetch
+
+    path = fetch.pull(name, progress=sys.stderr.isatty())
+    click.echo(path)
+    if not path.name.endswith(fetch.SUFFIX):
+        click.echo(f"next: edgellm convert {name}", err=True)
+
+
+@main.command()
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write, X.tmac2.bin.  [default: in the cache]")
+@click.option(
+    "--scheme",
+    default="keep",
+    show_default=True,
+    type=click.Choice(["keep", "int8"]),
+    help="keep: the weights as they are quantized, losslessly. int8: 8 bits in groups of 32.",
+)
+def convert(source: str, output: Path | None, scheme: str) -> None:
+    """Convert a model to a .tmac2.bin file, which is what runs.
+
+    SRC is a GGUF file, a Hugging Face folder, or what was pulled, by its name.
+
+    \b
+    Examples:
+      edgellm convert smollm2-135m
+      edgellm convert model.Q4_0.gguf -o model.tmac2.bin
+    """
+    from edgellm.formats import fetch
+    from edgellm.quantize.convert import convert as run
+
+    path = fetch.resolve_source(source)
+    report = run(path, output or fetch.default_destination(source), scheme=scheme, progress=sys.stderr.isatty())
+    click.echo(report.destination)
+    click.echo(
+        f"{report.tensors} tensors, {report.source_bytes / 1e6:.1f} MB -> {report.destination_bytes / 1e6:.1f} MB, "
+        f"{report.bits_per_weight:.2f} bits per weight",
+        err=True,
+    )
+
+
+@main.command()
+@click.argument("model", metavar="X")
+@click.option("--verify", is_flag=True, help="Also compare every checksum (.tmac2.bin files).")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+def inspect(model: str, verify: bool, as_json: bool) -> None:
+    """Show what a model file holds: config, tensors, schemes, bits per weight, provenance.
+
+    X is a .tmac2.bin or GGUF file, a Hugging Face folder, or the name of a model in the cache.
+
+    \b
+    Example:
+      edgellm inspect smollm2-135m --verify
+    """
+    from edgellm.formats import fetch, tmac2
+    from edgellm.formats.inspect import describe
+
+    path = fetch.resolve_model(model)
+    problems = tmac2.verify(path) if verify else []
+    description = describe(path)
+    click.echo(json.dumps(description, ensure_ascii=False, indent=1) if as_json else _description_text(description))
+    if problems:
+        raise ModelFileError(f"{path} is damaged: {'; '.join(problems)}")
+    if verify:
+        click.echo("all checksums match", err=True)
+
+
+@main.command()
+@engine_options
+@click.option("-p", "--prompt", required=True, help="The text to continue; - reads it from standard input (less its last newline).")
+@click.option("--max-tokens", type=int, default=256, show_default=True, help="At most so many tokens.")
+@sampling_options
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text. May be given several times.")
+@click.option("--chat/--raw", "as_chat", default=False, help="Answer the prompt, or continue it as it is.  [default: --raw]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when done: text, token ids, times.")
+def generate(prompt: str, max_tokens: int, stop: tuple[str, ...], as_chat: bool, as_json: bool, **options: Any) -> None:
+    """Continue a text, or answer a message.
+
+    In a --raw prompt special tokens such as <|im_end|> mean what they mean to the model.
+
+    \b
+    Examples:
+      edgellm generate -p "The capital of France is" --max-tokens 16
+      edgellm generate --chat -p "Why is the sky blue?" --temperature 0.7 --seed 1
+      echo "def fib(n):" | edgellm generate -p - --stop "def " --json
+    """
+    from edgellm.runtime.generate import generate as run
+    from edgellm.text import chat as template
+
+    sampling = _sampling(options)
+    text = _standard_input() if prompt == "-" else prompt
+    model = options["model"]
+    engine = _load(options)
+    if as_chat:
+        ids = template.prompt_ids(engine.tokenizer, engine.chat_template, [{"role": "user", "content": text}])
+    else:
+        ids = engine.tokenizer.encode(text)
+    generation = run(engine, ids, sampling, max_tokens, stop)
+    if as_json:
+        report = {"model": model, "seed": sampling.seed, **_report(generation, list(generation))}
+        click.echo(json.dumps(report, ensure_ascii=False, indent=1))
+        return
+    for token in generation:
+        click.echo(token.text, nl=False)
+    click.echo()
+
+
+@main.command()
+@engine_options
+@click.option("--system", metavar="TEXT", help="The system message.  [default: the model's own]")
+@click.option("--max-tokens", type=int, default=1024, show_default=True, help="At most so many tokens per answer.")
+@sampling_options
+def chat(system: str | None, max_tokens: int, **options: Any) -> None:
+    """Talk to a model. Ctrl-C stops an answer, Ctrl-D leaves.
+
+    \b
+    Example:
+      edgellm chat --temperature 0.7 --system "Answer in one sentence."
+    """
+    from edgellm.cli_chat import ChatSession
+
+    sampling = _sampling(options)
+    ChatSession(_load(options), sampling, max_tokens, system).run()
+
+
+@main.command()
+@model_option
+@click.option(
+    "-p",
+    "--prompt-sizes",
+    callback=counts,
+    metavar="N[,N...]",
+    default="128",
+    show_default=True,
+    help='Tokens to prefill (pp128); "" for none.',
+)
+@click.option(
+    "-n", "--gen-sizes", callback=counts, metavar="N[,N...]", default="64", show_default=True, help='Tokens to decode (tg64); "" for none.'
+)
+@click.option(
+    "-t", "--threads", callback=counts, metavar="N[,N...]", default="1", show_default=True, help="Numbers of threads, each measured."
+)
+@click.option("-r", "--rounds", type=int, default=10, show_default=True, help="Measurements of each; one more comes first, as a warm-up.")
+@click.option("--json", "destination", metavar="FILE|-", help="Write the records, raw samples included; - for standard output.")
+def bench(model: str, prompt_sizes: list[int], gen_sizes: list[int], threads: list[int], rounds: int, destination: str | None) -> None:
+    """Measure prefill and decode throughput, in the shape of llama-bench.
+
+    \b
+    Example:
+      edgellm bench -p 128 -n 64 -t 1,2 -r 10 --json results.json
+    """
+    from edgellm.formats import fetch
+    from edgellm.measure import bench as benchmark
+
+    path = fetch.resolve_model(model)
+    records = benchmark.run(path, prompt_sizes, gen_sizes, threads, rounds, progress=sys.stderr.isatty())
+    click.echo(benchmark.table(records), err=destination == "-")
+    if destination == "-":
+        click.echo(json.dumps(records, indent=1))
+    elif destination is not None:
+        _write_results(Path(destination), records)
+
+
+def _load(options: dict[str, Any]) -> Engine:
+    return edgellm.load(options["model"], threads=options["threads"], context=options["context"], kv_dtype=options["kv_dtype"])
+
+
+def _sampling(options: dict[str, Any]) -> SamplingParams:
+    from edgellm.runtime.sampling import SamplingParams
+
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+    return SamplingParams(**{name: options[name] for name in names})
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"the prompt on standard input is not UTF-8: {error}") from error
+
+
+def _report(generation: Generation, tokens: list[GeneratedToken]) -> dict[str, Any]:
+    """The generation as JSON has it. itl_ms: from each token to the next; tokens_per_second: after the first, None below two."""
+    times_ns = [token.time_ns for token in tokens]
+    itl_ms = [(after - before) / 1e6 for before, after in itertools.pairwise(times_ns)]
+    return {
+        "prompt_tokens": generation.prompt_tokens,
+        "text": "".join(token.text for token in tokens),
+        "token_ids": [token.id for token in tokens],
+        "finish_reason": generation.finish_reason,
+        "ttft_ms": None if generation.ttft_ns is None else generation.ttft_ns / 1e6,
+        "itl_ms": itl_ms,
+        "tokens_per_second": 1000 * len(itl_ms) / sum(itl_ms) if itl_ms else None,
+    }
+
+
+def _description_text(description: dict[str, Any]) -> str:
+    """`formats.inspect.describe` for reading."""
+    lines = [
+        f"{description['name']}: {description['format']}",
+        f"{description['weights'] / 1e6:.1f} M weights in {description['bytes'] / 1e6:.1f} MB",
+        f"{description['bits_per_weight']:.2f} bits per weight, scales included",
+        f"context length: {description['context_length']}; chat template: {'yes' if description['chat_template'] else 'no'}",
+        "",
+        "provenance",
+        *(f"  {key}: {value}" for key, value in description["provenance"].items()),
+        "",
+        "config",
+        *(f"  {key}: {value}" for key, value in description["config"].items()),
+        "",
+        "schemes",
+        *(
+            f"  {form:16} {total['tensor_count']:4} tensors {total['weights'] / 1e6:9.1f} M weights {total['bytes'] / 1e6:9.1f} MB"
+            for form, total in description["schemes"].items()
+        ),
+        "",
+        "tensors",
+        *(
+            f"  {tensor['name']:48} {' x '.join(map(str, tensor['shape'])):>16} {tensor['scheme']:14} {tensor['bytes']:>12,} bytes"
+            for tensor in description["tensors"]
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _write_results(path: Path, records: list[dict[str, Any]]) -> None:
+    from edgellm.measure.fingerprint import fingerprint
+    from edgellm.measure.results import ResultsFile
+
+    with ResultsFile(path, kind="bench", fingerprint=fingerprint()) as results:
+        for record in records:
+            results.append(record)
