@@ -1,0 +1,163 @@
+"""The project's tasks. `make perf` and `make test` run two of them; `nox --list` shows all.
+
+The layers of tests share one environment, `.venv`, because they test one build of one package; scripts/environment.py keeps it
+up to date and asks no network when it already is. Sessions that bring in other engines or another build have their own under `.nox`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = True
+
+ROOT = Path(__file__).parent
+BIN = ROOT / ".venv" / "bin"
+RESULTS = ROOT / "results"
+MODEL = "smollm2-135m"
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
+ISAS = ("scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A folder of tests and how pytest runs it."""
+
+    name: str
+    parallel: bool = True
+    """Spread over the cores. A layer that times anything, or that fills the machine's memory by itself, has it to itself instead."""
+
+    @property
+    def pytest(self) -> tuple[str, ...]:
+        """The command, without the arguments of the one who asks."""
+        spread = ("-p", "no:benchmark", "--numprocesses=auto") if self.parallel else ("-p", "no:xdist")
+        return (str(BIN / "pytest"), *spread, f"tests/{self.name}")
+
+
+UNIT = Layer("unit")
+KERNELS = Layer("kernels")
+E2E = Layer("e2e")
+PERF = Layer("perf", parallel=False)
+QUALITY = Layer("quality", parallel=False)
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Other engines to compare with, at the versions whose answers are kept as golden files."""
+
+    name: str
+    requirements: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+PARITY = Peers("parity", requirements=("torch==2.13.0", "transformers==5.23.0", "accelerate"), tests=("tests/parity",))
+PEERS = Peers("peers", requirements=("llama-cpp-python==0.3.36",), tests=("tests/perf", "tests/quality"))
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Style, format and types."""
+    prepare(session)
+    session.run(str(BIN / "ruff"), "check", *session.posargs)
+    session.run(str(BIN / "ruff"), "format", "--check")
+    session.run(str(BIN / "mypy"))
+
+
+@nox.session(venv_backend="none")
+def unit(session: nox.Session) -> None:
+    """Formats, tokenizer, sampling, statistics: no model, no clock."""
+    prepare(session)
+    session.run(*UNIT.pytest, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("isa", ISAS, ids=ISAS)
+def kernels(session: nox.Session, isa: str) -> None:
+    """Every kernel of one instruction set against scalar C and NumPy."""
+    prepare(session)
+    available = isas_available()
+    if isa not in available:
+        session.skip(f"this processor runs {', '.join(available)}, not {isa}")
+    session.run(*KERNELS.pytest, "--isa", isa, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def e2e(session: nox.Session) -> None:
+    """The real model, from file to text."""
+    prepare(session)
+    session.run(*E2E.pytest, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def perf(session: nox.Session) -> None:
+    """Fetch and convert the default model, measure it, print the table and write results/*.json."""
+    prepare(session)
+    RESULTS.mkdir(exist_ok=True)
+    session.run(*PERF.pytest, f"--benchmark-json={RESULTS / 'perf.json'}", *session.posargs)
+    session.run(str(BIN / "edgellm"), *f"bench --model {MODEL} -p 128 -n 64 -t 1,2 -r 10 --json {RESULTS.name}/bench.json".split())
+
+
+@nox.session(venv_backend="none")
+def quality(session: nox.Session) -> None:
+    """What the model says: perplexity on the texts in EDGELLM_DATA."""
+    prepare(session)
+    session.run(*QUALITY.pytest, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """What CI runs: lint, unit, the kernels of every instruction set, e2e, and the timed layers."""
+    for name in ("lint", "unit", *(f"kernels({isa})" for isa in ISAS), "e2e", "perf", "quality"):
+        session.notify(name)
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Live reference implementations against the golden files; `-- --write` makes those anew."""
+    compare(session, PARITY)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """llama.cpp, built here, measured beside this engine in one run."""
+    compare(session, PEERS)
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """The C code built with AddressSanitizer and UBSan, under the kernel tests."""
+    session.install(".[dev]", env={"EDGELLM_CFLAGS": SANITIZERS})
+    site = session.run("python", "-c", "import sysconfig; print(sysconfig.get_path('platlib'))", silent=True) or ""
+    runtime = subprocess.check_output([os.environ.get("CC", "gcc"), "-print-file-name=libasan.so"], text=True).strip()
+    session.run(
+        "pytest",
+        *("-o", f"pythonpath=. {site.strip()}"),  # the last one comes first: the instrumented build, not the one in the tree
+        *("-p", "no:benchmark", "--numprocesses=auto", *(session.posargs or ["tests/kernels"])),
+        # Python itself never frees everything, so leaks are not looked for.
+        env={"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"},
+    )
+
+
+def prepare(session: nox.Session) -> None:
+    """Bring `.venv` up to date with the sources."""
+    session.run(sys.executable, "-m", "scripts.environment", log=False)
+
+
+def isas_available() -> list[str]:
+    """The instruction sets that the built package can run on this processor."""
+    question = "from edgellm.ops import native; print(*native.isas_available())"
+    return subprocess.check_output([BIN / "python", "-c", question], text=True, cwd=ROOT).split()
+
+
+def compare(session: nox.Session, peers: Peers) -> None:
+    """Install other engines beside this one and run the tests that ask them."""
+    session.install("-e", ".[dev]", *peers.requirements)
+    session.run("pytest", "-p", "no:xdist", *peers.tests, *session.posargs)

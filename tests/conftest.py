@@ -1,0 +1,89 @@
+"""What every layer of tests asks for: the real model, an engine on it, the instruction sets, the evaluation texts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from edgellm import Engine
+
+ROOT = Path(__file__).parent.parent
+MODEL = "smollm2-135m"
+ISAS = ("scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--isa", choices=ISAS, help="run the tests of this instruction set only, of those that are parametrised by one")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `isa` runs once per instruction set; those that this processor or this build lacks are skipped by name."""
+    if "isa" in metafunc.fixturenames:
+        asked = metafunc.config.getoption("--isa")
+        metafunc.parametrize("isa", [isa_case(isa) for isa in ISAS if asked in (None, isa)])
+
+
+def isa_case(isa: str) -> object:
+    """The parameter for one instruction set."""
+    from edgellm.ops import native
+
+    available = native.isas_available()
+    reason = f"{isa}: this processor and build run {', '.join(available)}"
+    return pytest.param(isa, marks=() if isa in available else pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def model_gguf() -> Path:
+    """The default model as it is published, fetched into the cache (EDGELLM_HOME) if it is not there."""
+    from edgellm.formats import fetch
+
+    return fetch.pull(MODEL, progress=False)
+
+
+@pytest.fixture(scope="session")
+def model_path(model_gguf: Path) -> Path:
+    """The default model converted losslessly; kept in the cache until the code that converts changes."""
+    from edgellm.formats import fetch
+    from edgellm.quantize.convert import convert
+
+    folder = fetch.home() / "tests"
+    path = folder / f"{MODEL}-{converter_digest()}.tmac2.bin"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "convert.lock"):
+        if not path.exists():
+            for outdated in folder.glob(f"{MODEL}-*.tmac2.bin"):
+                outdated.unlink()
+            convert(model_gguf, path, scheme="keep", progress=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def engine(model_path: Path) -> Engine:
+    """The default model on one thread, shared by a whole process: a test resets it before it counts on an empty cache."""
+    import edgellm
+
+    return edgellm.load(model_path, threads=1)
+
+
+@pytest.fixture(scope="session")
+def evaluation_data() -> Path:
+    """The folder of evaluation texts; tests that read them are skipped where it is not set."""
+    folder = os.environ.get("EDGELLM_DATA")
+    if not folder:
+        pytest.skip("EDGELLM_DATA is not set: it names the folder of evaluation texts")
+    return Path(folder)
+
+
+def converter_digest() -> str:
+    """Changes whenever the code that reads, quantizes or writes a model does."""
+    digest = hashlib.sha256()
+    for folder in ("formats", "quantize"):
+        for source in sorted((ROOT / "edgellm" / folder).glob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
