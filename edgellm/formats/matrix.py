@@ -103,5 +103,5 @@ class QuantizedMatrix:
 
 def pack_nibbles(codes: npt.NDArray[np.integer]) -> U8:
     """Codes 0..15 [N, K] -> uint8 [N, K/2], in the order that `QuantizedMatrix.codes` documents."""
-    codes = codes.astype(np.uint8, copy=False)
-    return codes[:, 0::2] | (codes[:, 1::2] << 4)
+    unsigned: U8 = codes.astype(np.uint8, copy=False)
+    return np.bitwise_or(unsigned[:, 0::2], np.left_shift(unsigned[:, 1::2], 4), dtype=np.uint8)

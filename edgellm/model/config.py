@@ -11,8 +11,11 @@ from edgellm.errors import UnsupportedModelError
 
 # Keys that say nothing about what a forward pass at inference computes.
 _WITHOUT_EFFECT = frozenset(
-    "_name_or_path architectures attention_dropout bos_token_id dtype eos_token_id initializer_range is_llama_config name_or_path "
-    "pad_token_id pretraining_tp torch_dtype transformers.js_config transformers_version use_cache".split()
+    {
+        *("_name_or_path", "name_or_path", "architectures", "transformers_version", "transformers.js_config", "is_llama_config"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype", "use_cache"),
+        *("attention_dropout", "initializer_range", "pretraining_tp"),
+    }
 )
 # Keys that are implemented for one value only.
 _FIXED: dict[str, tuple[Any, ...]] = {

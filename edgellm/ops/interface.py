@@ -88,7 +88,7 @@ class PackedMatrix:
         tiles, groups = -(-self.rows // TILE), self.cols // GROUP
         if self.scheme.bits == 8:
             blocks = self.codes.reshape(tiles, groups, 8, TILE, 4)
-            codes = (blocks ^ 0x80).transpose(0, 3, 1, 2, 4).reshape(tiles * TILE, self.cols).view(np.int8)[: self.rows]
+            codes: U8 | I8 = (blocks ^ 0x80).transpose(0, 3, 1, 2, 4).reshape(tiles * TILE, self.cols).view(np.int8)[: self.rows]
         else:
             blocks = self.codes.reshape(tiles, groups, 4, TILE, 4)
             halves = np.stack([blocks & 15, blocks >> 4], axis=3)  # [tile, group, block, half, lane, byte]

@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.errors import InvalidRequestError, NativeError
-from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix, Scheme
-from edgellm.ops.interface import F16, F32, GROUP, I32, Activation, CacheLayer, PackedMatrix, Step, U8
+from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix
+from edgellm.ops.interface import F16, F32, GROUP, I32, U8, Activation, CacheLayer, PackedMatrix, Step
 
 try:
     from edgellm._native import ffi, lib
 except ImportError as error:  # pragma: no cover - needs an installation without its compiled part
     raise NativeError(
-        f"the compiled kernels (edgellm._native) can't be loaded: {error}. Build them with `pip install -e .` (needs a C compiler and Python's headers)"
+        f"the compiled kernels (edgellm._native) can't be loaded: {error}. "
+        "Build them with `pip install -e .`, which needs a C compiler and Python's headers"
     ) from error
 
 CData = Any  # cffi's pointers and structs carry no static types
@@ -153,7 +154,9 @@ def _pointer(ctype: str, array: npt.NDArray[Any]) -> CData:
 def _check(name: str, array: npt.NDArray[Any], dtype: type, *tail: int) -> None:
     """The array has that dtype, and its last dimensions are `tail`; the first is the room for tokens."""
     if array.dtype != dtype or array.shape[1:] != tail:
-        raise InvalidRequestError(f"{name}: expected {np.dtype(dtype).name} [L, {', '.join(map(str, tail))}], got {array.dtype} {array.shape}")
+        raise InvalidRequestError(
+            f"{name}: expected {np.dtype(dtype).name} [L, {', '.join(map(str, tail))}], got {array.dtype} {array.shape}"
+        )
 
 
 def _fill_matrix(field: CData, matrix: PackedMatrix) -> None:
@@ -175,7 +178,9 @@ def _fill_activation(field: CData, a: Activation) -> None:
 def _fill_cache(field: CData, cache: CacheLayer) -> None:
     heads, context, head_dim = cache.values.shape
     if cache.keys.shape != (heads, context // 16, head_dim, 16) or context % 16 or cache.keys.dtype != cache.values.dtype:
-        raise InvalidRequestError(f"cache keys {cache.keys.shape} {cache.keys.dtype} don't match values {cache.values.shape} {cache.values.dtype}")
+        raise InvalidRequestError(
+            f"cache keys {cache.keys.shape} {cache.keys.dtype} don't match values {cache.values.shape} {cache.values.dtype}"
+        )
     if head_dim % 16 or head_dim > MAX_HEAD_DIM:
         raise InvalidRequestError(f"the head size must be a multiple of 16 up to {MAX_HEAD_DIM}, not {head_dim}")
     field.keys, field.values = _pointer("void *", cache.keys), _pointer("void *", cache.values)
@@ -269,9 +274,11 @@ class _NativeOps:
 
     def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: F32, scale: float, step: Step) -> None:
         """out = softmax(scale * q keys^T, causal) values."""
-        heads, head_dim = q.shape[1:]
+        heads, kv_heads = q.shape[1], cache.values.shape[0]
         for name, array in (("q", q), ("out", out)):
             _check(f"attention: {name}", array, np.float32, heads, cache.values.shape[2])
+        if heads % kv_heads:
+            raise InvalidRequestError(f"attention: {heads} query heads can't share {kv_heads} key/value heads evenly")
         _check("attention: scratch", scratch, np.float32, HEADS_AT_ONCE, cache.context)
         op = ffi.new("el_op *", {"kind": lib.EL_OP_ATTENTION})
         args = op.args.attention
@@ -304,7 +311,7 @@ class Recorder(_NativeOps):
         self._read: list[npt.NDArray[Any]] = []
         self._written: list[npt.NDArray[Any]] = []
 
-    def _emit(self, op: CData, reads: list[npt.NDArray[Any]], writes: list[npt.NDArray[Any]], step: Step) -> None:
+    def _emit(self, op: CData, reads: list[npt.NDArray[Any]], writes: list[npt.NDArray[Any]], step: Step) -> None:  # noqa: ARG002 - a plan takes its step when it is replayed
         if _overlap(self._written, reads + writes) or _overlap(self._read, writes):
             op.barrier = 1
             self._read, self._written = [], []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.ops.interface import GROUP, Activation, CacheLayer, F32, I32, PackedMatrix, Step
+from edgellm.ops.interface import F32, GROUP, I32, Activation, CacheLayer, PackedMatrix, Step
 
 F64 = npt.NDArray[np.float64]
 
@@ -68,7 +68,7 @@ class Reference:
         if x.exact is not None and not self.quantize_activations:
             vectors = x.exact[:length].astype(np.float64)
         else:
-            groups = x.codes[:length].reshape(length, -1, GROUP) * x.scales[:length, :, None].astype(np.float64)
+            groups = x.codes[:length].astype(np.float64).reshape(length, -1, GROUP) * x.scales[:length, :, None]
             vectors = groups.reshape(length, -1)
         product = vectors @ w.unpacked.dequantize().T.astype(np.float64)
         out[:length] = out[:length] + product if accumulate else product
@@ -84,7 +84,7 @@ class Reference:
         cache.keys[:, positions // 16, :, positions % 16] = keys_LGE
         cache.values[:, positions] = v[: step.n_tokens].transpose(1, 0, 2)
 
-    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: F32, scale: float, step: Step) -> None:
+    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: F32, scale: float, step: Step) -> None:  # noqa: ARG002
         """out = softmax(scale * q keys^T, causal) values."""
         length, heads, dim = step.n_tokens, q.shape[1], q.shape[2]
         total, kv_heads = step.position + length, cache.values.shape[0]

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from edgellm.errors import ContextOverflowError, InvalidRequestError
 from edgellm.formats import open_checkpoint
 from edgellm.formats.fetch import resolve_model
 from edgellm.model.config import LlamaConfig
-from edgellm.model.decoder import DecoderState, DecoderWeights, forward
+from edgellm.model.decoder import DecoderWeights, forward
 from edgellm.ops import native
 from edgellm.ops.interface import Ops, Step
 from edgellm.runtime.generate import Generation, generate
@@ -40,7 +40,8 @@ def default_threads() -> int:
 class Engine:
     """A loaded model. One request at a time; a second thread's call is refused while one runs.
 
-    Made by `edgellm.load`. `ops` (NumPy's or eager ones) replaces the recorded plan, for tests and ablations.
+    Made by `edgellm.load`. `make_ops` (isa, pool -> ops) runs NumPy's or eager ops in place of the recorded plan, for tests
+    and ablations; `plan` is None then.
     """
 
     def __init__(
@@ -69,13 +70,11 @@ class Engine:
         weights, weight_bytes = load_weights(checkpoint, self.config)
         room = -(-self.context // 16) * 16
         cache, cache_bytes = new_cache(self.config, room, np.float16 if kv_dtype == "f16" else np.float32)
-        state, state_bytes = new_state(
-            self.config, cache, min(prefill_chunk, self.context), room, self.threads, keep_exact_activations
-        )
+        state, state_bytes = new_state(self.config, cache, min(prefill_chunk, self.context), room, self.threads, keep_exact_activations)
         self._bytes = {"weights": weight_bytes, "kv_cache": cache_bytes, "workspace": state_bytes}
         self._state, self._step = state, Step()
-        ops = None if make_ops is None else make_ops(self.isa, self._pool)
-        self._replay = self._record(weights) if ops is None else self._run_eagerly(ops, weights)
+        self.plan: native.Plan | None = None
+        self._replay = self._record(weights) if make_ops is None else self._run_eagerly(make_ops(self.isa, self._pool), weights)
         self._tokens: list[int] = []  # what the cache holds
         self._busy = threading.Lock()
 
@@ -115,7 +114,7 @@ class Engine:
             del self._tokens[shared:]
             for chunk, is_last in self._chunks(ids[shared:]):
                 self._advance(chunk, 1 if is_last else 0)
-            return self._state.logits_LV[0]
+            return self._last_logits()
 
     def decode(self, token_id: int) -> F32:
         """Append one token; logits float32 [V] as from `prefill`, with the same errors."""
@@ -125,7 +124,7 @@ class Engine:
             if len(self._tokens) >= self.context:
                 raise ContextOverflowError(f"the context of {self.context} tokens is full; load with a larger context or start anew")
             self._advance((token_id,), 1)
-            return self._state.logits_LV[0]
+            return self._last_logits()
 
     def logits(self, token_ids: Sequence[int]) -> F32:
         """Logits float32 [L, V] at every position, from an empty cache; a fresh array. Errors as in `prefill`."""
@@ -160,8 +159,8 @@ class Engine:
     def profile(self) -> list[tuple[str, int]]:
         """Repeat the last step with a barrier after each op: (op, nanoseconds) in order. Needs a step to repeat."""
         with self._alone():
-            if not self._tokens:
-                raise InvalidRequestError("there is no step to profile yet: prefill or decode first")
+            if self.plan is None or not self._tokens:
+                raise InvalidRequestError("there is no recorded step to profile: prefill or decode first, with the recorded plan")
             times = self.plan.profile(self._pool, self._step)
         return list(zip(self.plan.op_names, times.tolist(), strict=True))
 
@@ -171,6 +170,10 @@ class Engine:
         self._step.set(len(self._tokens), len(ids), n_outputs)
         self._replay()
         self._tokens.extend(ids)
+
+    def _last_logits(self) -> F32:
+        view: F32 = self._state.logits_LV[0]
+        return view
 
     def _chunks(self, ids: list[int]) -> Iterator[tuple[list[int], bool]]:
         for start in range(0, len(ids), self.prefill_chunk):
@@ -213,9 +216,7 @@ def load(
     prefill_chunk: prompt tokens that one step takes; it changes speed and memory, never a bit of the result.
     Raises an `EdgeLLMError` that says what is wrong and what is possible.
     """
-    return Engine(
-        resolve_model(path), threads=threads, context=context, kv_dtype=kv_dtype, isa=isa, prefill_chunk=prefill_chunk
-    )
+    return Engine(resolve_model(path), threads=threads, context=context, kv_dtype=kv_dtype, isa=isa, prefill_chunk=prefill_chunk)
 
 
 def _common_prefix(cached: list[int], ids: list[int]) -> int:

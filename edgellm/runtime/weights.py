@@ -60,7 +60,9 @@ class _Packer:
     def matrix(self, name: str) -> PackedMatrix:
         tensor = self.tensors[name]
         if not isinstance(tensor, QuantizedMatrix):
-            raise UnsupportedModelError(f"tensor {name} is {tensor.dtype}, and matrices must be quantized: `edgellm convert SRC --scheme int8`")
+            raise UnsupportedModelError(
+                f"tensor {name} is {tensor.dtype}, and matrices must be quantized: `edgellm convert SRC --scheme int8`"
+            )
         codes, scales = packed_bytes(tensor.scheme, *tensor.shape)
         packed = pack(tensor, self.arena.empty((codes,), np.uint8), self.arena.empty((scales // 2,), np.float16))
         for part in (tensor.codes, tensor.scales, tensor.minimums):
