@@ -59,11 +59,18 @@ def wanted_state() -> dict[str, str]:
     }
 
 
+def compiled_module() -> list[Path]:
+    """The compiled module in the source tree, if there is one."""
+    return list((ROOT / "edgellm").glob("_native*.so"))
+
+
 def installed_state() -> dict[str, str]:
-    """The digests of the sources that were installed; empty when nothing was, or its compiled module is gone."""
-    if not STAMP.is_file() or not list((ROOT / "edgellm").glob("_native*.so")):
+    """The digests of the sources that were installed, less the native one if that binary was replaced or removed since."""
+    if not STAMP.is_file():
         return {}
     state: dict[str, str] = json.loads(STAMP.read_text(encoding="utf-8"))
+    if state.pop("binary") != digest(compiled_module()):
+        del state["native"]
     return state
 
 
@@ -119,7 +126,7 @@ def main() -> None:
     else:
         print("edgellm: rebuilding the C module", flush=True)
         pip_install("--no-build-isolation", "--no-deps", "--editable", ".")
-    STAMP.write_text(json.dumps(wanted), encoding="utf-8")
+    STAMP.write_text(json.dumps({**wanted, "binary": digest(compiled_module())}), encoding="utf-8")
 
 
 if __name__ == "__main__":
