@@ -38,7 +38,11 @@ def make_ffi() -> FFI:
         "edgellm._native",
         '#include "edgellm.h"\n'
         f'const char *el_csrc_hash(void) {{ return "{csrc_hash()}"; }}\n'
-        "const char *el_compiler(void) { return __VERSION__; }\n",
+        "#ifdef __clang__\n"
+        "const char *el_compiler(void) { return __VERSION__; }\n"
+        "#else\n"
+        'const char *el_compiler(void) { return "gcc " __VERSION__; }\n'
+        "#endif\n",
         sources=[path.relative_to(ROOT).as_posix() for path in csrc_files() if path.suffix == ".c"],
         include_dirs=[CSRC.relative_to(ROOT).as_posix()],
         depends=[path.relative_to(ROOT).as_posix() for path in csrc_files()],

@@ -1,6 +1,17 @@
 /* Which instruction sets this build holds and this processor runs. */
 #include "edgellm.h"
 
+#if EL_X86
+#include <cpuid.h>
+
+/* Compilers before clang 16 can't name this feature in __builtin_cpu_supports. */
+static int has_f16c(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+#endif
+
 const char *el_isa_name(int isa)
 {
     static const char *const names[EL_ISA_COUNT] = {"scalar", "avx2", "avx512vnni"};
@@ -16,7 +27,7 @@ int el_isa_supported(int isa)
 {
 #if EL_X86
     __builtin_cpu_init();
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     if (isa == EL_ISA_AVX2)
