@@ -36,7 +36,11 @@ class Failure(click.ClickException):
 
 
 class Commands(click.Group):
-    """The command group, which turns EdgeLLM's errors into exit codes."""
+    """The command group: lists commands in the order of use, and turns EdgeLLM's errors into exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        """As they are defined below."""
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
@@ -66,24 +70,28 @@ def engine_options(command: Command) -> Command:
     """How a model is loaded."""
     options = [
         model_option,
-        click.option("--threads", type=int, help="Threads to compute with.  [default: the engine's choice]"),
-        click.option("--context", type=int, help="Tokens that prompt and answer may have together.  [default: the engine's choice]"),
+        click.option("--threads", type=int, help="Threads to compute with.  [default: all processors]"),
+        click.option("--context", type=int, help="Tokens that prompt and answer may have together.  [default: the model's, up to 8192]"),
         click.option("--kv-dtype", type=click.Choice(["f16", "f32"]), default="f16", show_default=True, help="Storage of keys and values."),
     ]
     return _apply(options, command)
 
 
-def sampling_options(command: Command) -> Command:
-    """The fields of SamplingParams, with its defaults."""
+def sampling_options(temperature: float = 0.0, top_p: float = 1.0, repetition_penalty: float = 1.0) -> Callable[[Command], Command]:
+    """The fields of SamplingParams, with its defaults unless others are given."""
     options = [
-        click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the most probable token, always."),
-        click.option("--top-k", type=int, default=0, show_default=True, help="Draw from the k most probable tokens; 0 = from all."),
-        click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the fewest tokens this probable together."),
-        click.option("--min-p", type=float, default=0.0, show_default=True, help="Drop tokens less probable than this times the best one."),
-        click.option("--repetition-penalty", type=float, default=1.0, show_default=True, help="Above 1, what was said is said less."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same text, on every machine."),
+        _setting("--temperature", temperature, "0 takes the most probable token, always."),
+        _setting("--top-k", 0, "Draw from the k most probable tokens; 0 = from all."),
+        _setting("--top-p", top_p, "Draw from the fewest tokens this probable together."),
+        _setting("--min-p", 0.0, "Drop tokens less probable than this times the best one."),
+        _setting("--repetition-penalty", repetition_penalty, "Above 1, what was said is said less."),
+        _setting("--seed", 0, "Same seed, same text, on every machine."),
     ]
-    return _apply(options, command)
+    return lambda command: _apply(options, command)
+
+
+def _setting(name: str, default: float, text: str) -> Callable[[Command], Command]:
+    return click.option(name, type=type(default), default=default, show_default=True, help=text)
 
 
 def _apply(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
@@ -108,9 +116,9 @@ def main() -> None:
 @main.command()
 @click.argument("name")
 def pull(name: str) -> None:
-    """Fetch a model into the cache (~/.cache/edgellm, or EDGELLM_HOME).
+    """Fetch a model into the cache.
 
-    NAME is smollm2-135m, hf:OWNER/NAME on the Hugging Face hub, or a path.
+    The cache is ~/.cache/edgellm, or EDGELLM_HOME. NAME is smollm2-135m, hf:OWNER/NAME on the Hugging Face hub, or a path.
 
     \b
     Example:
@@ -121,7 +129,7 @@ def pull(name: str) -> None:
     path = fetch.pull(name, progress=sys.stderr.isatty())
     click.echo(path)
     if not path.name.endswith(fetch.SUFFIX):
-        click.echo(f"next: edgellm convert {name}", err=True)
+        click.echo(f"next: edgellm convert {path if Path(name).exists() else name}", err=True)
 
 
 @main.command()
@@ -135,7 +143,7 @@ def pull(name: str) -> None:
     help="keep: the weights as they are quantized, losslessly. int8: 8 bits in groups of 32.",
 )
 def convert(source: str, output: Path | None, scheme: str) -> None:
-    """Convert a model to a .tmac2.bin file, which is what runs.
+    """Convert a model into the form that runs, .tmac2.bin.
 
     SRC is a GGUF file, a Hugging Face folder, or what was pulled, by its name.
 
@@ -162,9 +170,10 @@ def convert(source: str, output: Path | None, scheme: str) -> None:
 @click.option("--verify", is_flag=True, help="Also compare every checksum (.tmac2.bin files).")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def inspect(model: str, verify: bool, as_json: bool) -> None:
-    """Show what a model file holds: config, tensors, schemes, bits per weight, provenance.
+    """Show what a model file holds.
 
-    X is a .tmac2.bin or GGUF file, a Hugging Face folder, or the name of a model in the cache.
+    Its config, tensors, schemes, bits per weight and provenance. X is a .tmac2.bin or GGUF file, a Hugging Face folder, or the name of
+    a model in the cache.
 
     \b
     Example:
@@ -187,7 +196,7 @@ def inspect(model: str, verify: bool, as_json: bool) -> None:
 @engine_options
 @click.option("-p", "--prompt", required=True, help="The text to continue; - reads it from standard input (less its last newline).")
 @click.option("--max-tokens", type=int, default=256, show_default=True, help="At most so many tokens.")
-@sampling_options
+@sampling_options()
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text. May be given several times.")
 @click.option("--chat/--raw", "as_chat", default=False, help="Answer the prompt, or continue it as it is.  [default: --raw]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when done: text, token ids, times.")
@@ -216,7 +225,7 @@ def generate(prompt: str, max_tokens: int, stop: tuple[str, ...], as_chat: bool,
     generation = run(engine, ids, sampling, max_tokens, stop)
     if as_json:
         report = {"model": model, "seed": sampling.seed, **_report(generation, list(generation))}
-        click.echo(json.dumps(report, ensure_ascii=False, indent=1))
+        click.echo(json.dumps(report, ensure_ascii=False))
         return
     for token in generation:
         click.echo(token.text, nl=False)
@@ -227,9 +236,11 @@ def generate(prompt: str, max_tokens: int, stop: tuple[str, ...], as_chat: bool,
 @engine_options
 @click.option("--system", metavar="TEXT", help="The system message.  [default: the model's own]")
 @click.option("--max-tokens", type=int, default=1024, show_default=True, help="At most so many tokens per answer.")
-@sampling_options
+@sampling_options(temperature=0.2, top_p=0.9, repetition_penalty=1.1)
 def chat(system: str | None, max_tokens: int, **options: Any) -> None:
-    """Talk to a model. Ctrl-C stops an answer, Ctrl-D leaves.
+    """Talk to a model.
+
+    Ctrl-C stops an answer, Ctrl-D leaves, /help lists commands.
 
     \b
     Example:
@@ -261,7 +272,9 @@ def chat(system: str | None, max_tokens: int, **options: Any) -> None:
 @click.option("-r", "--rounds", type=int, default=10, show_default=True, help="Measurements of each; one more comes first, as a warm-up.")
 @click.option("--json", "destination", metavar="FILE|-", help="Write the records, raw samples included; - for standard output.")
 def bench(model: str, prompt_sizes: list[int], gen_sizes: list[int], threads: list[int], rounds: int, destination: str | None) -> None:
-    """Measure prefill and decode throughput, in the shape of llama-bench.
+    """Measure prefill and decode throughput.
+
+    Tests have the names and shapes of llama-bench: pp128 prefills 128 tokens, tg64 decodes 64.
 
     \b
     Example:

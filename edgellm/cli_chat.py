@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from edgellm.errors import ContextOverflowError
-from edgellm.runtime.engine import Engine
 from edgellm.runtime.generate import Generation, generate
 from edgellm.runtime.sampling import SamplingParams
 from edgellm.text import chat
 from edgellm.text.chat import Message
+
+if TYPE_CHECKING:
+    from edgellm.runtime.engine import Engine
 
 HELP = """\
 /reset  forget the conversation
@@ -100,6 +103,8 @@ def _read_line() -> str | None:
         try:
             return input("> " if interactive else "").strip()
         except EOFError:
+            if interactive:
+                click.echo()
             return None
         except KeyboardInterrupt:
             _note("\n(Ctrl-D or /exit leaves)")

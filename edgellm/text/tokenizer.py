@@ -66,8 +66,8 @@ class Tokenizer:
             with self._switch:  # the library keeps this switch in the tokenizer
                 self._inner.encode_special_tokens = not special
                 return list(self._inner.encode(text, add_special_tokens=add_special_tokens).ids)
-        except (TypeError, UnicodeEncodeError) as error:  # lone surrogates: bytes on a command line that are not UTF-8
-            raise InvalidRequestError(f"the text to encode is not valid Unicode text: {error}") from error
+        except (TypeError, UnicodeEncodeError) as error:  # a command line's bytes that are not UTF-8 come as lone surrogates
+            raise InvalidRequestError("the text holds bytes that are not UTF-8, so it has no tokens") from error
 
     def split_special(self, text: str) -> list[int | str]:
         """A text cut at its special tokens: their ids, and the stretches of ordinary text between them."""
