@@ -69,8 +69,8 @@ def installed_state() -> dict[str, str]:
     if not STAMP.is_file():
         return {}
     state: dict[str, str] = json.loads(STAMP.read_text(encoding="utf-8"))
-    if state.pop("binary") != digest(compiled_module()):
-        del state["native"]
+    if state.pop("binary", "") != digest(compiled_module()):
+        state.pop("native", None)
     return state
 
 

@@ -15,27 +15,25 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m"
-ISAS = ("scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--isa", choices=ISAS, help="run the tests of this instruction set only, of those that are parametrised by one")
+    parser.addoption("--isa", help="of the tests that run once per instruction set, run this one's only")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes `isa` runs once per instruction set; those that this processor or this build lacks are skipped by name."""
-    if "isa" in metafunc.fixturenames:
-        asked = metafunc.config.getoption("--isa")
-        metafunc.parametrize("isa", [isa_case(isa) for isa in ISAS if asked in (None, isa)])
-
-
-def isa_case(isa: str) -> object:
-    """The parameter for one instruction set."""
+    if "isa" not in metafunc.fixturenames:
+        return
     from edgellm.ops import native
 
+    asked = metafunc.config.getoption("--isa")
+    if asked not in (None, *native.ISAS):
+        raise pytest.UsageError(f"--isa {asked} is unknown; known: {', '.join(native.ISAS)}")
     available = native.isas_available()
-    reason = f"{isa}: this processor and build run {', '.join(available)}"
-    return pytest.param(isa, marks=() if isa in available else pytest.mark.skip(reason=reason))
+    missing = pytest.mark.skip(reason=f"not available: this processor and this build run {', '.join(available)}")
+    isas = [isa for isa in native.ISAS if asked in (None, isa)]
+    metafunc.parametrize("isa", [pytest.param(isa, marks=() if isa in available else missing) for isa in isas])
 
 
 @pytest.fixture(scope="session")

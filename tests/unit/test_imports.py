@@ -1,0 +1,90 @@
+"""Imports run one way. The table says which rooms of the package each room may import; the sources are parsed, not run."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "edgellm"
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "formats": {"errors"},
+    "ops": {"errors", "formats"},
+    "model": {"errors", "ops"},
+    "text": {"errors"},
+    "quantize": {"edgellm", "errors", "formats", "ops"},
+    "runtime": {"errors", "formats", "model", "ops", "text"},
+    "edgellm": {"runtime"},
+    "measure": {"edgellm", "errors", "formats", "ops", "runtime", "text"},
+    "evaluate": {"edgellm", "errors", "measure", "runtime", "text"},
+    "cli": {"cli_chat", "edgellm", "errors", "evaluate", "formats", "measure", "quantize", "runtime", "text"},
+    "cli_chat": {"errors", "runtime", "text"},
+}
+"""Room -> the rooms that it may import, besides itself. A room is a folder or a file of the package; `edgellm` is its __init__."""
+
+MAY_IMPORT_OF_OPS = {"model": {"edgellm.ops.interface"}, "quantize": {"edgellm.ops.reference"}}
+"""Where a room may see only part of ops: the forward pass is written against the interface, so either implementation fits."""
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(source: Path) -> str:
+    parts = source.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(source) for source in SOURCES}
+
+
+def room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+def imported(source: Path) -> Iterator[str]:
+    """The full names of the modules that a source imports, wherever in the file; `from package import module` gives the module."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}: relative import"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield submodule if submodule in MODULES else str(node.module)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=module_name)
+def test_imports_run_one_way(source: Path) -> None:
+    here = room(module_name(source))
+    ours = {name for name in imported(source) if name.split(".")[0] == "edgellm"} - {"edgellm._native"}
+    assert {room(name) for name in ours} - {here} <= MAY_IMPORT[here]
+    if here in MAY_IMPORT_OF_OPS:
+        assert {name for name in ours if room(name) == "ops"} <= MAY_IMPORT_OF_OPS[here]
+
+
+def test_only_native_imports_the_compiled_module() -> None:
+    importers = {
+        module_name(source) for source in SOURCES for name in imported(source) if name in ("edgellm._native", "_cffi_backend", "cffi")
+    }
+    assert importers == {"edgellm.ops.native"}
+
+
+@pytest.mark.parametrize("source", [source for source in SOURCES if source.parent.name in ("model", "ops")], ids=module_name)
+def test_forward_pass_has_no_clock(source: Path) -> None:
+    assert {"time", "datetime", "timeit"}.isdisjoint(name.split(".")[0] for name in imported(source))
+
+
+def test_reading_results_needs_no_compiled_module() -> None:
+    program = """
+import sys
+sys.modules["edgellm._native"] = None  # what an import of a missing module finds
+import edgellm, edgellm.cli, edgellm.formats, edgellm.measure.results, edgellm.measure.statistics
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
