@@ -21,12 +21,12 @@ int64_t el_packed_scales_bytes(int scheme, int64_t rows, int64_t cols)
 
 static void pack_int4_group(const uint8_t *pairs, uint8_t *lane)
 {
-    for (int b = 0; b < 4; b++)
-        for (int j = 0; j < 4; j++) {
-            int low = pairs[4 * b + j / 2] >> (4 * (j % 2)) & 15;
-            int high = pairs[4 * b + 2 + j / 2] >> (4 * (j % 2)) & 15;
-            lane[b * 4 * EL_TILE + j] = (uint8_t)(low | high << 4);
-        }
+    for (int b = 0; b < 4; b++, pairs += 4, lane += 4 * EL_TILE) { /* columns 0 1, 2 3, 4 5, 6 7 -> 0 4, 1 5, 2 6, 3 7 */
+        lane[0] = (uint8_t)((pairs[0] & 15) | pairs[2] << 4);
+        lane[1] = (uint8_t)(pairs[0] >> 4 | (pairs[2] & 0xf0));
+        lane[2] = (uint8_t)((pairs[1] & 15) | pairs[3] << 4);
+        lane[3] = (uint8_t)(pairs[1] >> 4 | (pairs[3] & 0xf0));
+    }
 }
 
 static void pack_int8_group(const uint8_t *codes, uint8_t *lane)

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, packed for the kernels. Every tensor is used exactly once, or the model is refused."""
+"""A checkpoint's tensors, packed for the kernels. The readers have made sure that they are the config's, by name and shape."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import mmap
 
 import numpy as np
 
-from edgellm.errors import ModelFileError, UnsupportedModelError
+from edgellm.errors import UnsupportedModelError
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.matrix import QuantizedMatrix
+from edgellm.formats.tensors import LazyTensors
 from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import F32, DecoderWeights, LayerWeights
 from edgellm.ops.interface import PackedMatrix, packed_bytes
@@ -16,46 +17,13 @@ from edgellm.ops.native import pack
 from edgellm.runtime.workspace import Arena, aligned
 
 
-def expected_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model by its Hugging Face name."""
-    hidden, ffn = config.hidden_size, config.intermediate_size
-    wide, narrow = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
-    for i in range(config.num_hidden_layers):
-        layer = f"model.layers.{i}"
-        shapes |= {
-            f"{layer}.input_layernorm.weight": (hidden,),
-            f"{layer}.self_attn.q_proj.weight": (wide, hidden),
-            f"{layer}.self_attn.k_proj.weight": (narrow, hidden),
-            f"{layer}.self_attn.v_proj.weight": (narrow, hidden),
-            f"{layer}.self_attn.o_proj.weight": (hidden, wide),
-            f"{layer}.post_attention_layernorm.weight": (hidden,),
-            f"{layer}.mlp.gate_proj.weight": (ffn, hidden),
-            f"{layer}.mlp.up_proj.weight": (ffn, hidden),
-            f"{layer}.mlp.down_proj.weight": (hidden, ffn),
-        }
-    shapes["model.norm.weight"] = (hidden,)
-    if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
-    return shapes
-
-
 class _Packer:
     """Packs matrices into one arena that was sized for all of them."""
 
-    def __init__(self, checkpoint: Checkpoint, config: LlamaConfig) -> None:
-        self.tensors = checkpoint.tensors
-        self.shapes = expected_shapes(config)
-        _check_names(set(self.shapes), set(self.tensors))
-        total = 0
-        for name, shape in self.shapes.items():
-            tensor = self.tensors[name]
-            if tuple(tensor.shape) != shape:
-                raise ModelFileError(f"tensor {name} has shape {tuple(tensor.shape)}; the config asks for {shape}")
-            if isinstance(tensor, QuantizedMatrix):
-                codes, scales = packed_bytes(tensor.scheme, *tensor.shape)
-                total += aligned(codes) + aligned(scales)
-        self.arena = Arena(total, huge_pages=True)
+    def __init__(self, tensors: LazyTensors) -> None:
+        self.tensors = tensors
+        sizes = (packed_bytes(spec.scheme, *spec.shape) for spec in tensors.specs.values() if spec.scheme)
+        self.arena = Arena(sum(aligned(codes) + aligned(scales) for codes, scales in sizes), huge_pages=True)
 
     def matrix(self, name: str) -> PackedMatrix:
         tensor = self.tensors[name]
@@ -78,7 +46,7 @@ class _Packer:
 
 def load_weights(checkpoint: Checkpoint, config: LlamaConfig) -> tuple[DecoderWeights, int]:
     """The packed weights, and the bytes of the packed matrices."""
-    packer = _Packer(checkpoint, config)
+    packer = _Packer(LazyTensors.over(checkpoint.tensors))
     embedding = packer.matrix("model.embed_tokens.weight")
     layers = []
     for i in range(config.num_hidden_layers):
@@ -99,13 +67,6 @@ def load_weights(checkpoint: Checkpoint, config: LlamaConfig) -> tuple[DecoderWe
     norm = packer.vector("model.norm.weight")
     head = embedding if config.tie_word_embeddings else packer.matrix("lm_head.weight")
     return DecoderWeights(embedding, tuple(layers), norm, head), packer.arena.nbytes
-
-
-def _check_names(expected: set[str], found: set[str]) -> None:
-    if missing := sorted(expected - found):
-        raise ModelFileError(f"the model lacks {len(missing)} tensors that its config asks for; the first is {missing[0]}")
-    if extra := sorted(found - expected):
-        raise UnsupportedModelError(f"the model has {len(extra)} tensors that its config has no use for; the first is {extra[0]}")
 
 
 def _drop_pages(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None) -> None:
