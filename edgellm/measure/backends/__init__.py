@@ -1,0 +1,1 @@
+"""Engines behind one protocol, so that each is measured the same way."""

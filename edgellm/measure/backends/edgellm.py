@@ -1,0 +1,55 @@
+"""EdgeLLM itself, in this process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import edgellm
+from edgellm.formats import open_checkpoint
+from edgellm.measure.backends.protocol import F32
+
+
+class EdgeLLMBackend:
+    """`Backend` over an `Engine`."""
+
+    name = "edgellm"
+
+    def __init__(self, model: Path, *, threads: int, context: int) -> None:
+        self._engine = edgellm.load(model, threads=threads, context=context)
+        self._model = model
+        self.vocab_size: int = self._engine.config.vocab_size
+        self.threads = threads
+
+    def prefill(self, token_ids: Sequence[int]) -> F32:
+        """See `Backend.prefill`; the reset keeps the cached prefix of the last prompt from being reused."""
+        self._engine.reset()
+        return self._engine.prefill(token_ids)
+
+    def decode(self, token_id: int) -> F32:
+        """See `Backend.decode`."""
+        return self._engine.decode(token_id)
+
+    def logits(self, token_ids: Sequence[int]) -> F32:
+        """See `Backend.logits`."""
+        return self._engine.logits(token_ids)
+
+    def description(self) -> dict[str, Any]:
+        """See `Backend.description`."""
+        checkpoint = open_checkpoint(self._model)
+        shapes_and_bytes = [(tensor.shape, tensor.nbytes) for tensor in checkpoint.tensors.values()]
+        return {
+            "backend_version": edgellm.__version__,
+            "isa": self._engine.isa,
+            "model_filename": self._model.name,
+            "model_type": checkpoint.config.get("model_type"),
+            "model_size": sum(size for _, size in shapes_and_bytes),
+            "model_n_params": sum(math.prod(shape) for shape, _ in shapes_and_bytes),
+            "settings": {"context": self._engine.context, "kv_dtype": self._engine.kv_dtype},
+        }
+
+    def unload(self) -> None:
+        """See `Backend.unload`."""
+        del self._engine

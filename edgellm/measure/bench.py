@@ -1,0 +1,180 @@
+"""Throughput in llama-bench's shape: pp128 (prefill of 128 tokens) and tg64 (64 decoded tokens), raw samples kept.
+
+A round of ppN runs N tokens at once from an empty cache. A round of tgN first runs one token, which is not timed, then N tokens one
+at a time, so the context grows from 1 to N + 1. The token ids are random with a fixed seed, the same for every backend. No sampling,
+no tokenizer. The first round of each case warms up and is discarded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from edgellm.errors import InvalidRequestError
+from edgellm.measure.backends.protocol import Backend, LoadBackend
+from edgellm.measure.fingerprint import fingerprint
+from edgellm.measure.results import Record
+from edgellm.measure.statistics import standard_deviation
+
+SEED = 20
+DEPTH = 1
+"""Tokens in the cache before the first timed token of tgN."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time: `tokens` prefilled at once (`kind` "pp") or decoded one at a time ("tg")."""
+
+    kind: str
+    tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.tokens}"
+
+    @property
+    def context(self) -> int:
+        """How many tokens the cache must hold."""
+        return self.tokens if self.kind == "pp" else self.tokens + DEPTH
+
+    def run(self, backend: Backend) -> int:
+        """One round: the nanoseconds that the tokens took."""
+        ids = np.random.default_rng(SEED).integers(backend.vocab_size, size=self.context).tolist()
+        return _time_prefill(backend, ids) if self.kind == "pp" else _time_decode(backend, ids)
+
+
+def run(
+    model: str | Path,
+    prompt_sizes: Sequence[int],
+    gen_sizes: Sequence[int],
+    threads: Sequence[int],
+    rounds: int,
+    progress: bool = True,
+    load: LoadBackend | None = None,
+) -> list[Record]:
+    """Measure a model file: one record per thread count and case (see `measure`), on EdgeLLM unless `load` gives another backend.
+
+    The progress bar goes to stderr. Raises InvalidRequestError for sizes, threads or rounds below 1 and when there is nothing to do.
+    """
+    cases = [Case("pp", size) for size in prompt_sizes] + [Case("tg", size) for size in gen_sizes]
+    if not cases:
+        raise InvalidRequestError("nothing to measure: give at least one prompt size or one generation size")
+    if not threads:
+        raise InvalidRequestError("nothing to measure: give at least one number of threads")
+    for what, counts in (("prompt size", prompt_sizes), ("generation size", gen_sizes), ("threads", threads), ("rounds", [rounds])):
+        for count in counts:
+            if count < 1:
+                raise InvalidRequestError(f"{what} {count} is not possible; it must be at least 1")
+    records: list[Record] = []
+    for count in threads:
+        backend = (load or _load_edgellm)(Path(model), threads=count, context=max(case.context for case in cases))
+        try:
+            records += measure([backend], cases, rounds, progress)
+        finally:
+            backend.unload()
+    return records
+
+
+def measure(
+    backends: Sequence[Backend], cases: Sequence[Case], rounds: int, progress: bool = True, settle_s: float = 0
+) -> Iterator[Record]:
+    """Time each case on each backend, the backends taking turns within every round (A B A B), after one warm-up turn each.
+
+    `settle_s` is slept before every turn, so that no backend is timed while another's threads still spin.
+    Yields per case one record per backend; on Ctrl-C those of the rounds done so far, and then KeyboardInterrupt goes on its way.
+    """
+    facts = {backend.name: _facts(backend) for backend in backends}
+    for case in cases:
+        samples: dict[str, list[int]] = {backend.name: [] for backend in backends}
+        stopped: KeyboardInterrupt | None = None
+        turns = tqdm(range(1 + rounds), desc=f"{case} t={backends[0].threads}", unit="round", disable=not progress, leave=False)
+        try:
+            for turn in turns:
+                for backend in backends:
+                    time.sleep(settle_s)
+                    elapsed_ns = case.run(backend)
+                    if turn > 0:
+                        samples[backend.name].append(elapsed_ns)
+        except KeyboardInterrupt as interrupt:
+            stopped = interrupt
+        for name, samples_ns in samples.items():
+            if samples_ns:
+                yield facts[name] | _timing(case, samples_ns)
+        if stopped:
+            raise stopped
+
+
+def table(records: Sequence[Record]) -> str:
+    """The records as an aligned Markdown table, llama-bench's columns: tokens per second, mean and standard deviation."""
+    head = ("model", "size", "params", "backend", "threads", "test", "t/s")
+    rows = [head, *(_row(record) for record in records)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = ["| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|", *lines[1:]])
+
+
+def _time_prefill(backend: Backend, ids: list[int]) -> int:
+    start = time.perf_counter_ns()
+    backend.prefill(ids)
+    return time.perf_counter_ns() - start
+
+
+def _time_decode(backend: Backend, ids: list[int]) -> int:
+    backend.prefill(ids[:DEPTH])
+    start = time.perf_counter_ns()
+    for token in ids[DEPTH:]:
+        backend.decode(token)
+    return time.perf_counter_ns() - start
+
+
+def _load_edgellm(model: Path, *, threads: int, context: int) -> Backend:
+    from edgellm.measure.backends.edgellm import EdgeLLMBackend  # here, because other backends need no compiled kernels
+
+    return EdgeLLMBackend(model, threads=threads, context=context)
+
+
+def _facts(backend: Backend) -> Record:
+    machine = fingerprint()
+    return {
+        "build_commit": machine["git_commit"],
+        "csrc_hash": (machine["build"] or {}).get("csrc_hash"),
+        "cpu_info": machine["cpu_model"],
+        "backend": backend.name,
+        "n_threads": backend.threads,
+        **backend.description(),
+    }
+
+
+def _timing(case: Case, samples_ns: list[int]) -> Record:
+    samples_ts = [case.tokens * 1e9 / ns for ns in samples_ns]
+    return {
+        "n_prompt": case.tokens if case.kind == "pp" else 0,
+        "n_gen": case.tokens if case.kind == "tg" else 0,
+        "n_depth": 0 if case.kind == "pp" else DEPTH,
+        "test": str(case),
+        "test_time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "avg_ns": float(np.mean(samples_ns)),
+        "stddev_ns": standard_deviation(samples_ns),
+        "avg_ts": float(np.mean(samples_ts)),
+        "stddev_ts": standard_deviation(samples_ts),
+        "samples_ns": samples_ns,
+        "samples_ts": samples_ts,
+    }
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    spread = "" if record["stddev_ts"] is None else f" ± {record['stddev_ts']:.2f}"
+    return (
+        record["model_filename"],
+        f"{record['model_size'] / 2**20:.2f} MiB",
+        f"{record['model_n_params'] / 1e6:.2f} M",
+        record["backend"],
+        str(record["n_threads"]),
+        record["test"],
+        f"{record['avg_ts']:.2f}{spread}",
+    )

@@ -1,0 +1,102 @@
+"""The machine and the build that a number was measured on. What cannot be read is null, never guessed.
+
+`fingerprint()` gives a JSON-able dict:
+
+    cpu_model        the processor's own name; on ARM boards without one, the board's
+    architecture     "x86_64", "aarch64", ...
+    cpu_count        processors that the system has; cpus_usable: those that this process may run on
+    isas             what the compiled kernels can use here, best last
+    governor         frequency governor of the first processor ("performance", "schedutil", ...)
+    memory_bytes     physical memory
+    system, kernel   "Linux" and its release
+    python           version; packages: distribution -> version of what numbers can depend on
+    build            compiler, flags and csrc hash of the compiled kernels
+    git_commit       of the source tree, "-dirty" appended where it has uncommitted changes
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgellm.errors import NativeError
+
+PACKAGES = ("edgellm", "numpy", "cffi", "tokenizers", "safetensors", "gguf", "pytest", "pytest-benchmark", "llama-cpp-python")
+
+
+def fingerprint(source: Path | None = None) -> dict[str, Any]:
+    """The fields above; `source` is a folder of the git checkout to name (the package's own folder by default)."""
+    return {
+        "cpu_model": cpu_model(),
+        "architecture": platform.machine() or None,
+        "cpu_count": os.cpu_count(),
+        "cpus_usable": _unless_missing(lambda: len(os.sched_getaffinity(0))),
+        "isas": _native(lambda native: list(native.isas_available())),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "memory_bytes": _unless_missing(lambda: os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
+        "system": platform.system() or None,
+        "kernel": platform.release() or None,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "build": _native(lambda native: native.build_info()),
+        "git_commit": git_commit(source or Path(__file__).parent),
+    }
+
+
+def cpu_model() -> str | None:
+    """The processor's marketing name, or the board's where the processor has none."""
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip() or None
+    return _read("/proc/device-tree/model") or _command("sysctl", "-n", "machdep.cpu.brand_string")
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that is checked out in the folder; None where git tracks nothing in it (an installed package)."""
+    if not _command("git", "-C", str(folder), "ls-files", "."):
+        return None
+    return _command("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _native(read: Callable[[Any], Any]) -> Any:
+    try:
+        from edgellm.ops import native
+
+        return read(native)
+    except (ImportError, NativeError):
+        return None
+
+
+def _unless_missing(read: Callable[[], int]) -> int | None:
+    try:
+        return read()
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text(errors="replace").strip("\0\n ") or None
+    except OSError:
+        return None
+
+
+def _command(*words: str) -> str | None:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,107 @@
+"""Results on disk: one JSON file per run, complete after every record.
+
+Schema, version 1:
+
+    {
+      "schema":      "edgellm-results",
+      "version":     1,
+      "kind":        what was run: "bench", "peers", ...
+      "created":     ISO 8601, UTC
+      "provenance":  "measured" | "estimated" | "emulated" | "published", of every number in the file
+      "fingerprint": see `edgellm.measure.fingerprint`
+      "records":     [ {...}, ... ]   one per case, raw samples included; the fields depend on the kind
+    }
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edgellm.errors import EdgeLLMError
+
+SCHEMA = "edgellm-results"
+VERSION = 1
+PROVENANCES = ("measured", "estimated", "emulated", "published")
+
+Record = dict[str, Any]
+
+
+class ResultsError(EdgeLLMError):
+    """A results file cannot be written or read, or is not of a version that this program knows."""
+
+
+class ResultsFile:
+    """Writes a results file. Use it as a context manager:
+
+        with ResultsFile(path, kind="bench", fingerprint=fingerprint()) as results:
+            record = results.append({"test": "tg64", "samples_ns": []})
+            record["samples_ns"].append(...)      # kept even when Ctrl-C or an error leaves the block here
+
+    Each save replaces the file in one step, so that what was saved before survives a full disk or a power cut.
+    """
+
+    def __init__(self, path: Path, *, kind: str, fingerprint: dict[str, Any], provenance: str = "measured") -> None:
+        if provenance not in PROVENANCES:
+            raise ResultsError(f"provenance {provenance!r} is unknown; known: {', '.join(PROVENANCES)}")
+        self.path = path
+        self._document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "kind": kind,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "provenance": provenance,
+            "fingerprint": fingerprint,
+            "records": [],
+        }
+        self.save()
+
+    def append(self, record: Record) -> Record:
+        """Add a record, save, and give the record back to be filled further."""
+        self._document["records"].append(record)
+        self.save()
+        return record
+
+    def save(self) -> None:
+        """Write everything so far; ResultsError names the file, and leaves what was there before untouched."""
+        try:
+            _replace(self.path, json.dumps(self._document, indent=1, allow_nan=False) + "\n")
+        except (OSError, TypeError, ValueError) as error:
+            raise ResultsError(f"cannot write the results file {self.path}: {error}") from error
+
+    def __enter__(self) -> ResultsFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.save()
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A results file's document, as in the schema above; ResultsError if it is not one of a known version."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"cannot read the results file {path}: {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise ResultsError(f'{path} is not a results file: it has no "schema": "{SCHEMA}"')
+    if document.get("version") != VERSION:
+        raise ResultsError(f"{path} is of version {document.get('version')!r}; this program reads version {VERSION}")
+    return document
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put the text at the path in one step: whoever reads it sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,78 @@
+"""Time to first token, inter-token latency, cold start and memory of the real model, on one thread."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgellm import Engine
+from edgellm.measure import budgets
+from tests.perf.conftest import LatencyRecorder
+from tests.perf.fresh_process import run_in_fresh_process
+
+pytestmark = pytest.mark.perf
+
+ROUNDS = 100
+WARMUP_ROUNDS = 5
+
+PROMPT = (
+    "The lighthouse stood at the end of the long stone pier, and every evening its keeper climbed the narrow stairs to light the lamp. "
+    "From the gallery he could see the fishing boats come home, one after another, and he knew each of them by the shape of its sails. "
+    "In winter, when the wind blew from the north, the waves broke over the wall and the spray froze on the iron railing. "
+    "Then he wrote in his book the hour, the force of the wind and the height of the water, as the keepers before him had done for "
+    "two hundred years. One morning a stranger knocked at his door, cold and wet"
+)
+PROMPT_TOKENS = 128
+
+
+@pytest.fixture
+def described(latency: LatencyRecorder, engine: Engine) -> LatencyRecorder:
+    """The recorder, told which engine it measures."""
+    latency.context["engine"] = {"model": Path(engine.path).name, "isa": engine.isa, "threads": engine.threads, "context": engine.context}
+    return latency
+
+
+def test_time_to_first_token(engine: Engine, described: LatencyRecorder) -> None:
+    """From the prompt's text to the first token of the answer, with nothing of it in the cache."""
+    assert len(engine.tokenizer.encode(PROMPT)) == PROMPT_TOKENS
+    described.measure(
+        "ttft",
+        lambda: next(iter(engine.generate(PROMPT, max_tokens=1))),
+        setup=engine.reset,
+        rounds=ROUNDS,
+        warmup_rounds=WARMUP_ROUNDS,
+        tokens=PROMPT_TOKENS,
+    )
+
+
+def test_inter_token_latency(engine: Engine, described: LatencyRecorder) -> None:
+    """One greedy token after another; the context grows from the prompt's 128 tokens. An end-of-sequence token ends nothing here."""
+    engine.reset()
+    logits = engine.prefill(engine.tokenizer.encode(PROMPT))
+
+    def step() -> None:
+        nonlocal logits
+        logits = engine.decode(int(logits.argmax()))
+
+    described.measure("itl", step, rounds=ROUNDS, warmup_rounds=WARMUP_ROUNDS)
+    assert len(engine.cached_tokens) == PROMPT_TOKENS + WARMUP_ROUNDS + ROUNDS
+
+
+def test_cold_start(model_path: Path, latency: LatencyRecorder) -> None:
+    """A fresh process, from its start to its end after one token; the file is in the page cache."""
+    program = "import edgellm, sys; next(iter(edgellm.load(sys.argv[1], threads=1).generate('Once upon a time', max_tokens=1)))"
+    command = [sys.executable, "-c", program, os.fspath(model_path)]
+    latency.measure("cold_start", lambda: subprocess.run(command, check=True), rounds=5, warmup_rounds=1)
+
+
+def test_peak_memory(model_path: Path, limits: dict[str, float], note: Callable[[str], None]) -> None:
+    """Of a process that loads the model, prefills 128 tokens and decodes 64."""
+    peak = run_in_fresh_process("edgellm", model_path, threads=1)["peak_rss_bytes"]
+    (verdict,) = budgets.check(limits, {"peak_rss_mib": peak / 2**20}, "peak_rss_")
+    note(str(verdict))
+    assert verdict.kept, str(verdict)

@@ -1,0 +1,11 @@
+"""How much of the text is scored."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--windows", type=int, default=8, help="windows of 1024 tokens scored beside a live peer; 0: the whole text (default 8)"
+    )

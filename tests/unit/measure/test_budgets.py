@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgellm.errors import InvalidRequestError
+from edgellm.measure.budgets import Verdict, check, load_budgets, platform_profile
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "budgets.toml"
+    file.write_text("[default]\nttft_p95_ms = 900\nitl_p99_ms = 50\n[x86_64-linux]\nttft_p95_ms = 100\n")
+    return file
+
+
+def test_profile_overrides_default(path: Path) -> None:
+    assert load_budgets(path, "x86_64-linux") == {"ttft_p95_ms": 100, "itl_p99_ms": 50}
+    assert load_budgets(path, "riscv64-linux") == {"ttft_p95_ms": 900, "itl_p99_ms": 50}
+
+
+def test_budgets_of_this_machine_are_sound() -> None:
+    limits = load_budgets(Path(__file__).parents[2] / "perf" / "budgets.toml", platform_profile())
+    assert {"ttft_p95_ms", "itl_p95_ms", "peak_rss_mib"} <= set(limits)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "true", '"fast"', "[1]"])
+def test_a_budget_is_a_positive_number(path: Path, value: str) -> None:
+    path.write_text(f"[default]\nttft_p95_ms = {value}\n")
+    with pytest.raises(InvalidRequestError, match=r"\[default\] ttft_p95_ms = .* positive number"):
+        load_budgets(path, "any")
+
+
+@pytest.mark.parametrize("text", ["[default", "\xff"])
+def test_broken_file(path: Path, text: str) -> None:
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InvalidRequestError, match="cannot read the budgets"):
+        load_budgets(path, "any")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match=r"absent\.toml"):
+        load_budgets(tmp_path / "absent.toml", "any")
+
+
+def test_verdicts(path: Path) -> None:
+    limits = load_budgets(path, "x86_64-linux")
+    assert check(limits, {"ttft_p95_ms": 100.0, "ttft_p50_ms": 80.0}, "ttft_") == [Verdict("ttft_p95_ms", 100.0, 100.0)]
+    kept, broken = check(limits, {"ttft_p95_ms": 100.0, "itl_p99_ms": 50.1})
+    assert (kept.kept, broken.kept) == (True, False)
+    assert str(kept) == "ttft_p95_ms 100 <= 100: pass"
+    assert str(broken) == "itl_p99_ms 50.1 > 50: FAIL"
+
+
+def test_an_unmeasured_budget_does_not_pass() -> None:
+    with pytest.raises(InvalidRequestError, match="no figure was measured for the budget itl_p99_ms; measured: itl_p50_ms"):
+        check({"itl_p99_ms": 1}, {"itl_p50_ms": 1})
+
+
+def test_a_measurement_without_budget_does_not_pass() -> None:
+    with pytest.raises(InvalidRequestError, match=r"no budget is named ttft_\*; there are itl_p99_ms"):
+        check({"itl_p99_ms": 1}, {"ttft_p50_ms": 1}, "ttft_")
