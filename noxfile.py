@@ -53,15 +53,15 @@ QUALITY = Layer("quality", parallel=False)
 
 @dataclass(frozen=True)
 class Peers:
-    """Other engines to compare with, at the versions whose answers are kept as golden files."""
+    """Tests that ask other engines, and what those need: extras of ours, whose pins hold here too, and packages."""
 
-    name: str
-    requirements: tuple[str, ...]
+    extras: str
+    packages: tuple[str, ...]
     tests: tuple[str, ...]
 
 
-PARITY = Peers("parity", requirements=("torch==2.13.0", "transformers==5.23.0", "accelerate"), tests=("tests/parity",))
-PEERS = Peers("peers", requirements=("llama-cpp-python==0.3.36",), tests=("tests/perf", "tests/quality"))
+PARITY = Peers("train,baselines", packages=("transformers==5.23.0", "accelerate==1.15.0"), tests=("tests/parity",))
+PEERS = Peers("baselines", packages=(), tests=("-m", "peers", "tests/perf", "tests/quality"))
 
 
 @nox.session(venv_backend="none")
@@ -163,5 +163,5 @@ def isas_available() -> list[str]:
 
 def compare(session: nox.Session, peers: Peers) -> None:
     """Install other engines beside this one and run the tests that ask them."""
-    session.install("-e", ".[dev]", *peers.requirements)
+    session.install("-e", f".[dev,{peers.extras}]", *peers.packages)
     session.run("pytest", "-p", "no:xdist", *peers.tests, *session.posargs)
