@@ -68,8 +68,8 @@ class Reference:
         if x.exact is not None and not self.quantize_activations:
             vectors = x.exact[:length].astype(np.float64)
         else:
-            groups = x.codes[:length].astype(np.float64).reshape(length, -1, GROUP) * x.scales[:length, :, None]
-            vectors = groups.reshape(length, -1)
+            groups = x.codes[:length].astype(np.float64).reshape(length, w.cols // GROUP, GROUP) * x.scales[:length, :, None]
+            vectors = groups.reshape(length, w.cols)
         product = vectors @ w.unpacked.dequantize().T.astype(np.float64)
         out[:length] = out[:length] + product if accumulate else product
 

@@ -1,0 +1,67 @@
+"""How far a float32 kernel may lie from the same sum in exact arithmetic.
+
+u = 2^-24 is the unit roundoff: each float32 operation gives its exact result times (1 + d), |d| <= u, unless that result is subnormal.
+n such factors together lie within 1 +- gamma(n), gamma(n) = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
+So a chain of n fused multiply-adds over terms t_i that had m roundings each lies within gamma(n + m) sum|t_i| of the sum, whatever the
+order, and a sum of positive terms within gamma(n + m) of it relatively. The reference is computed in float64 (its own n 2^-53 is below
+u for every n here) and rounded once: + u |result|.
+
+matmul     each group g adds fma(scale x_scale, isum, .), isum exact: J fmas, 1 rounding in the product of the scales. With minimums J more fmas,
+           whose x_scaled_sum had 2 roundings. The accumulated sum and the float32 weights of the reference add one each:
+           gamma(2 J + 5) (sum_k (|scale code| + |minimum|) |x_k| + |before|).
+norm       K / 16 fmas a lane and 4 additions sum squares, which are positive: gamma(K / 16 + 4) relatively, halved by the root, then
+           +eps, / K, root, 1 / ., times x, times weight.
+exp        r = x - n ln 2 is off by u |r| at most, |r| <= 0.35; Horner's last step rounds by u, the one before by u |r| / e^r <= 0.42 u,
+           all earlier ones by 0.1 u; the polynomial is truncated by 0.1 u: 2 u in sum, and 3 u with the error of ln 2's parts.
+swiglu     exp, 1 + ., gate / ., times up; where -gate > 88 exp stops growing, and the result is below |gate up| e^-88.
+attention  a score is E fmas and a product: off by D = gamma(E + 2) |scale| sum|q k|. Subtracting the largest rounds by u R, R the scores'
+           range and at most 88, where exp stops. So each p_t is off by e^(D + u R) (1 + 3 u) relatively, and so is their sum; the sum rounds
+           T / 16 + 4 times, the T fmas of the values T times, 1 / sum and the product twice. Keys below e^-87 count as e^-87.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+F64 = npt.NDArray[np.float64]
+
+U = 2.0**-24
+EXP = 3  # roundings that exp counts for
+TINY = 2.0**-149  # the spacing of subnormal float32
+
+
+def gamma(n: int) -> float:
+    """How far n roundings may take a product of factors 1 + d from 1."""
+    return n * U / (1 - n * U)
+
+
+def matmul(magnitudes: F64, groups: int) -> F64:
+    """magnitudes: sum_k (|scale code| + |minimum|) |x_k|, and what was accumulated to."""
+    return gamma(2 * groups + 5) * magnitudes + groups * TINY
+
+
+def norm(cols: int) -> float:
+    """Relative, of a normed element."""
+    return gamma((cols // 16 + 4 + 2) // 2 + 5)
+
+
+def swiglu() -> float:
+    """Relative, of an element whose gate is above -88."""
+    return gamma(EXP + 3)
+
+
+def rope(low: npt.NDArray[Any], high: npt.NDArray[Any], cos: npt.NDArray[Any], sin: npt.NDArray[Any]) -> F64:
+    """Of low cos - high sin and of high cos + low sin: two products, one sum, and the reference's own rounding."""
+    sizes = np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64))
+    widest = np.maximum(np.abs(cos), np.abs(sin)).astype(np.float64)
+    return np.asarray(gamma(3) * (sizes[0] + sizes[1]) * widest + 2 * TINY)
+
+
+def attention(score_magnitudes: F64, score_range: F64, values: F64, tokens: int, head_dim: int) -> F64:
+    """score_magnitudes: the largest |scale| sum|q k|; score_range: largest less smallest score; values: the largest |v|; each [L, H]."""
+    off = gamma(head_dim + 2) * score_magnitudes + U * np.minimum(score_range, 88)
+    relative = np.expm1(2 * off) + 2 * gamma(EXP) + gamma(tokens + tokens // 16 + 4 + 4)
+    return values * (relative + 2 * tokens * np.exp(-87.0)) + TINY
