@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from edgellm.errors import ContextOverflowError, InvalidRequestError
+from edgellm.runtime.generate import Generation, generate
+from edgellm.runtime.sampling import SamplingParams
+from tests.unit.conftest import END, START, ScriptedEngine
+
+Scripted = Callable[..., ScriptedEngine]
+GREEDY = SamplingParams()
+
+
+def run(engine: ScriptedEngine, prompt: str = "hi", max_tokens: int = 100, stop: tuple[str, ...] = ()) -> tuple[Generation, list[str]]:
+    generation = generate(engine, engine.tokenizer.encode(prompt), GREEDY, max_tokens, stop)
+    return generation, [token.text for token in generation]
+
+
+@pytest.mark.parametrize(
+    ("script", "max_tokens", "stop", "texts", "reason"),
+    [
+        ("ab", 100, (), ["a", "b", ""], "stop"),  # the end-of-sequence token comes too
+        ("abc", 2, (), ["a", "b"], "length"),
+        ("ab", 2, (), ["a", "b"], "length"),
+        ("é👍", 100, (), ["", "é", "", "", "", "👍", ""], "stop"),
+        ("é", 1, (), ["\ufffd"], "length"),
+        ("aXbc", 100, ("Xb",), ["a", "", ""], "stop"),
+        ("aXc", 100, ("Xb",), ["a", "", "Xc", ""], "stop"),
+        ("aX", 100, ("Xb",), ["a", "", "X"], "stop"),  # held back, then let go with the last token
+        ("aX", 2, ("Xb",), ["a", "X"], "length"),
+        ("a<user>b", 100, ("user",), ["a", "<"], "stop"),  # in the middle of a token's text
+        ("ab", 100, ("\ufffd",), ["a", "b", ""], "stop"),
+        ("é", 1, ("\ufffd",), [""], "length"),
+    ],
+)
+def test_what_comes_and_why_it_ends(
+    scripted: Scripted, script: str, max_tokens: int, stop: tuple[str, ...], texts: list[str], reason: str
+) -> None:
+    generation, seen = run(scripted(script, END), max_tokens=max_tokens, stop=stop)
+    assert (seen, generation.finish_reason) == (texts, reason)
+
+
+def test_a_special_token_stops_by_its_text(scripted: Scripted) -> None:
+    generation, texts = run(scripted("a", START, "b"), stop=("<|im_start|>",))
+    assert (texts, generation.finish_reason) == (["a", ""], "stop")
+
+
+@pytest.mark.parametrize(("context", "count"), [(3, 3), (4, 4), (1, 1)])
+def test_the_context_is_used_to_the_last_token(scripted: Scripted, context: int, count: int) -> None:
+    """One token of prompt: `context` positions can be computed, and each gives a token."""
+    generation, texts = run(scripted("abcdefg", context=context))
+    assert (len(texts), generation.finish_reason) == (count, "context")
+
+
+def test_length_is_named_when_both_limits_meet(scripted: Scripted) -> None:
+    assert run(scripted("abcdefg", context=3), max_tokens=3)[0].finish_reason == "length"
+
+
+def test_no_tokens_asked_no_work_done(scripted: Scripted) -> None:
+    engine = scripted()
+    generation, texts = run(engine, max_tokens=0)
+    assert (texts, generation.finish_reason, engine.prompts) == ([], "length", [])
+
+
+def test_times_and_counts(scripted: Scripted) -> None:
+    engine = scripted("abc", END)
+    clock = itertools.count(1000, 10)
+    generation = generate(engine, engine.tokenizer.encode("hi 1"), GREEDY, 100, clock=lambda: next(clock))
+    assert (generation.prompt_tokens, generation.start_ns, generation.ttft_ns, generation.finish_reason) == (3, 1000, None, None)
+    assert [token.time_ns for token in generation] == [1010, 1020, 1030, 1040]
+    assert generation.ttft_ns == 10
+    assert engine.prompts == [engine.tokenizer.encode("hi 1")]
+
+
+def test_the_prompt_and_what_was_said_are_the_history(scripted: Scripted) -> None:
+    """The logits are 1 for the scripted token and 0 for the others, so a penalty on it can only halve them: it is still drawn."""
+    engine = scripted("aab", END)
+    seen = generate(engine, engine.tokenizer.encode("a"), SamplingParams(repetition_penalty=2), 100)
+    assert engine.tokenizer.decode(token.id for token in seen) == "aab"
+
+
+def test_nothing_runs_before_the_first_token_is_asked_for_and_nothing_after_it_is_dropped(scripted: Scripted) -> None:
+    engine = scripted("ab")  # a third step would end the script with an error
+    generation = generate(engine, [5], GREEDY, 100)
+    assert engine.prompts == []
+    assert next(generation).text == "a"
+    del generation
+
+
+@pytest.mark.parametrize(
+    ("prompt_ids", "max_tokens", "stop", "message"),
+    [([], 1, (), "prompt is empty"), ([5], -1, (), "max_tokens is -1"), ([5], 1, ("",), "at least one character")],
+)
+def test_impossible_requests_are_refused_at_once(
+    scripted: Scripted, prompt_ids: list[int], max_tokens: int, stop: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        generate(scripted(), prompt_ids, GREEDY, max_tokens, stop)
+
+
+def test_a_prompt_longer_than_the_context_is_the_engines_error(scripted: Scripted) -> None:
+    with pytest.raises(ContextOverflowError, match="5 tokens, context 4"):
+        next(generate(scripted("a", context=4), [5] * 5, GREEDY, 10**12))

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import edgellm
+from edgellm.cli import main
+from edgellm.errors import ModelFileError, NativeError
+from edgellm.runtime.sampling import SamplingParams
+from tests.unit.conftest import END, ScriptedEngine
+
+Scripted = Callable[..., ScriptedEngine]
+COMMANDS = ("pull", "convert", "inspect", "generate", "chat", "bench")
+
+
+def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(main, arguments, input=stdin)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Callable[[ScriptedEngine], list[dict[str, Any]]]:
+    """loads(engine): every load gives this engine; returns the list in which their arguments appear."""
+
+    def use(engine: ScriptedEngine) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+
+        def load(path: str, **options: Any) -> ScriptedEngine:
+            calls.append({"path": path, **options})
+            return engine
+
+        monkeypatch.setattr(edgellm, "load", load, raising=False)
+        return calls
+
+    return use
+
+
+def test_help_names_every_command_in_the_order_of_use() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    positions = [result.stdout.rindex(f"  {command} ") for command in COMMANDS]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches_by_example(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"\n    edgellm {command}" in result.stdout or f"| edgellm {command}" in result.stdout
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    code = "import sys; from edgellm.cli import main; main(['--version'], standalone_mode=False); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert edgellm.__version__ in loaded
+    assert not {"numpy", "tokenizers", "jinja2", "cffi", "edgellm._native"} & set(loaded.split())
+
+
+def test_generate_takes_the_defaults_of_sampling_params() -> None:
+    command = main.commands["generate"]
+    defaults = {parameter.name: parameter.default for parameter in command.params if isinstance(parameter, click.Option)}
+    assert {name: defaults[name] for name in asdict(SamplingParams())} == asdict(SamplingParams())
+
+
+def test_generate_prints_the_text(scripted: Scripted, loads: Callable[[ScriptedEngine], list[dict[str, Any]]]) -> None:
+    engine = scripted(" hi 日本", END)
+    calls = loads(engine)
+    result = run("generate", "--model", "M", "-p", "hi<|im_end|>", "--threads", "2", "--context", "9", "--kv-dtype", "f32")
+    assert (result.exit_code, result.stdout) == (0, " hi 日本\n")
+    assert calls == [{"path": "M", "threads": 2, "context": 9, "kv_dtype": "f32"}]
+    assert engine.prompts == [engine.tokenizer.encode("hi<|im_end|>")]
+
+
+def test_generate_as_json(scripted: Scripted, loads: Callable[[ScriptedEngine], list[dict[str, Any]]]) -> None:
+    engine = scripted("abXc", END)
+    loads(engine)
+    result = run("generate", "-p", "hi 1", "--stop", "Q", "--stop", "X", "--seed", "7", "--json")
+    report = json.loads(result.stdout)
+    itl_ms, rate, ttft_ms = report.pop("itl_ms"), report.pop("tokens_per_second"), report.pop("ttft_ms")
+    assert report == {
+        "model": "smollm2-135m",
+        "seed": 7,
+        "prompt_tokens": 3,
+        "text": "ab",
+        "token_ids": engine.tokenizer.encode("abX"),
+        "finish_reason": "stop",
+    }
+    assert len(itl_ms) == 2
+    assert rate == pytest.approx(2000 / sum(itl_ms))
+    assert ttft_ms > 0
+
+
+def test_json_of_a_generation_too_short_to_time(scripted: Scripted, loads: Callable[[ScriptedEngine], list[dict[str, Any]]]) -> None:
+    loads(scripted())
+    report = json.loads(run("generate", "-p", "hi", "--max-tokens", "0", "--json").stdout)
+    assert (report["ttft_ms"], report["itl_ms"], report["tokens_per_second"], report["finish_reason"]) == (None, [], None, "length")
+
+
+def test_generate_reads_standard_input(scripted: Scripted, loads: Callable[[ScriptedEngine], list[dict[str, Any]]]) -> None:
+    engine = scripted(END)
+    loads(engine)
+    assert run("generate", "-p", "-", stdin="é hi\n\n").exit_code == 0
+    assert engine.prompts == [engine.tokenizer.encode("é hi\n")]
+    result = run("generate", "-p", "-", stdin=b"\xff")
+    assert (result.exit_code, result.stderr[:6]) == (2, "error:")
+
+
+def test_generate_as_chat_shields_the_prompt(scripted: Scripted, loads: Callable[[ScriptedEngine], list[dict[str, Any]]]) -> None:
+    engine = scripted("hi", END)
+    loads(engine)
+    assert run("generate", "--chat", "-p", "<|im_end|>").stdout == "hi\n"
+    assert [i for i in engine.prompts[0] if i in (0, 1)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("error", [ModelFileError("m.gguf: it ends early"), NativeError("no kernels")])
+def test_an_error_is_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def load(path: str, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(edgellm, "load", load, raising=False)
+    result = run("generate", "-p", "hi")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"error: {error}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "-p", "x", "--temperature", "-1"),
+        ("generate", "-p", "x", "--temperature", "warm"),
+        ("generate",),
+        ("chat", "--top-p", "0"),
+        ("bench", "-t", "1,x"),
+        ("bench", "-p", "", "-n", ""),
+        ("convert", "nowhere.gguf"),
+        ("inspect", "nowhere.tmac2.bin"),
+        ("pull", "no-such-model"),
+        ("nonsense",),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_asked_ends_with_2_and_says_why(arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "smollm2-135m.tmac2.bin").touch()
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "error: " in result.stderr.lower()
+    assert "Traceback" not in result.output
+
+
+def test_ctrl_c_exits_with_130(scripted: Scripted, loads: Callable[[ScriptedEngine], list[dict[str, Any]]]) -> None:
+    loads(scripted("a", KeyboardInterrupt()))
+    result = run("generate", "-p", "hi")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "a", "")
+
+
+def test_a_reader_that_leaves_ends_it_quietly() -> None:
+    command = [sys.executable, "-c", "from edgellm.cli import main; main()", "bench", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_convert_and_inspect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgellm.formats import fetch, inspect, tmac2
+    from edgellm.quantize import convert
+
+    seen: list[Any] = []
+
+    def fake_convert(source: Path, destination: Path, scheme: str, progress: bool) -> convert.ConversionReport:
+        seen.append((source, destination, scheme, progress))
+        return convert.ConversionReport(source, destination, scheme, 3, 2_000_000, 1_000_000, 4.5)
+
+    description = {
+        "name": "m", "format": "tmac2", "weights": 2_000_000, "bytes": 1_000_000, "bits_per_weight": 4.0, "context_length": 64,
+        "chat_template": None, "provenance": {"source": "m.gguf"}, "config": {"hidden_size": 8},
+        "schemes": {"int4-g32": {"tensor_count": 1, "weights": 64, "bytes": 36, "bits_per_weight": 4.5}},
+        "tensors": [{"name": "w", "shape": [2, 32], "scheme": "int4-g32", "source_type": "Q4_0", "bytes": 36}],
+    }  # fmt: skip
+    source = tmp_path / "m.gguf"
+    source.touch()
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
+    monkeypatch.setattr(convert, "convert", fake_convert)
+    monkeypatch.setattr(inspect, "describe", lambda path: description)
+    monkeypatch.setattr(tmac2, "verify", lambda path: ["tensor w does not match its checksum"])
+
+    result = run("convert", str(source))
+    assert (result.exit_code, result.stdout.strip()) == (0, str(fetch.default_destination(source)))
+    assert run("convert", str(source), "-o", "x.tmac2.bin", "--scheme", "int8").stdout == "x.tmac2.bin\n"
+    assert seen == [(source, fetch.default_destination(source), "keep", False), (source, Path("x.tmac2.bin"), "int8", False)]
+
+    assert json.loads(run("inspect", str(source), "--json").stdout) == description
+    shown = run("inspect", str(source)).stdout
+    for part in ("m: tmac2", "2.0 M weights", "4.00 bits per weight", "source: m.gguf", "hidden_size: 8", "2 x 32 int4-g32", "36 bytes"):
+        assert part in shown
+    damaged = run("inspect", str(source), "--verify")
+    assert (damaged.exit_code, damaged.stderr) == (2, f"error: {source} is damaged: tensor w does not match its checksum\n")
+
+
+def test_pull_prints_the_path_and_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgellm.formats import fetch
+
+    monkeypatch.setattr(fetch, "pull", lambda name, progress: Path("/cache/m.gguf"))
+    result = run("pull", "smollm2-135m")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "/cache/m.gguf\n", "next: edgellm convert smollm2-135m\n")
+
+
+def test_bench_passes_on_and_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgellm.measure import bench
+
+    seen: list[Any] = []
+
+    def fake_run(*arguments: Any, progress: bool) -> list[dict[str, Any]]:
+        seen.append(arguments)
+        return [{"test": "pp8", "samples_ns": [1, 2]}]
+
+    model = tmp_path / "m.tmac2.bin"
+    model.touch()
+    monkeypatch.setattr(bench, "run", fake_run)
+    monkeypatch.setattr(bench, "table", lambda records: "the table")
+    arguments = ("bench", "--model", str(model), "-p", "8,16", "-n", "", "-t", "1,2", "-r", "3")
+
+    assert run(*arguments).stdout == "the table\n"
+    piped = run(*arguments, "--json", "-")
+    assert (json.loads(piped.stdout), piped.stderr) == ([{"test": "pp8", "samples_ns": [1, 2]}], "the table\n")
+    assert run(*arguments, "--json", str(tmp_path / "r.json")).exit_code == 0
+    assert json.loads((tmp_path / "r.json").read_text())["records"] == [{"test": "pp8", "samples_ns": [1, 2]}]
+    assert seen == [(model, [8, 16], [], [1, 2], 3)] * 3
