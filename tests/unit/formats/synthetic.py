@@ -177,7 +177,7 @@ def write_hf(folder: Path, tensors: Mapping[str, npt.NDArray[Any]] | None = None
     return folder
 
 
-def edit_safetensors_header(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+def edit_safetensors_header(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     """Change the header's JSON in place; the data stays where it is if the header does not outgrow its padding."""
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import mmap
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
+from edgellm.formats.checkpoint import Tensor
 from edgellm.formats.gguf import decode, map_file, read_gguf
-from edgellm.formats.gguf_header import TENSOR_TYPES, parse_header
+from edgellm.formats.gguf_header import TENSOR_TYPES, TensorInfo, parse_header
 from edgellm.formats.gguf_llama import hf_name, hf_row_order
 from edgellm.formats.matrix import QuantizedMatrix
 from tests.unit.formats.synthetic import (
@@ -269,7 +271,12 @@ def test_the_row_order_inverts_llama_cpps() -> None:
 
 def test_a_tensor_is_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
-    monkeypatch.setattr("edgellm.formats.gguf.decode", lambda info, data: decoded.append(info.name) or decode(info, data))
+
+    def watched(info: TensorInfo, data: mmap.mmap) -> Tensor:
+        decoded.append(info.name)
+        return decode(info, data)
+
+    monkeypatch.setattr("edgellm.formats.gguf.decode", watched)
     checkpoint = read_gguf(write_gguf(tmp_path / "m.gguf"))
     assert decoded == []
     assert checkpoint.tensors["model.norm.weight"].shape == (HIDDEN,)

@@ -152,5 +152,5 @@ def test_an_index_is_not_trusted(tmp_path: Path, index: Any, message: str) -> No
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     write_shards(tmp_path)
     save_file(hf_weights(), tmp_path / "model-00002-of-00002.safetensors")
-    with pytest.raises(ModelFileError, match="is in model-00001-of-00002.safetensors and in model-00002-of-00002.safetensors"):
+    with pytest.raises(ModelFileError, match=r"is in model-00001-of-00002.safetensors and in model-00002-of-00002.safetensors"):
         read_hf(tmp_path)

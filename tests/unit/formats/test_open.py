@@ -39,7 +39,7 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, message: str) -
 def test_a_missing_file_and_another_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="none: cannot be read: No such file"):
         open_checkpoint(tmp_path / "none")
-    with pytest.raises(ModelFileError, match="a folder without config.json"):
+    with pytest.raises(ModelFileError, match=r"a folder without config\.json"):
         open_checkpoint(tmp_path)
 
 

@@ -144,7 +144,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, checkpoint: Chec
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    with pytest.raises(FetchError, match="none/m.bin: cannot be written: No such file"):
+    with pytest.raises(FetchError, match=r"none/m\.bin: cannot be written: No such file"):
         write_tmac2(tmp_path / "none" / "m.bin", checkpoint)
 
 

