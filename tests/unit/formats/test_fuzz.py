@@ -18,7 +18,7 @@ from tests.unit.formats.synthetic import write_gguf
 
 Mutation = Callable[[bytearray, np.random.Generator, int], None]
 HOSTILE = [b"\xff" * 8, b"\xff" * 7 + b"\x7f", (1 << 32).to_bytes(8, "little"), (1 << 60).to_bytes(8, "little"), bytes(8)]
-MUTATIONS_PER_KIND = 600
+MUTATIONS_PER_KIND = 400
 BYTES_PER_FILE_BYTE = 8
 """Of memory: Python's strings, numbers and dicts outgrow a file's bytes by such a factor, whatever the file claims."""
 
