@@ -7,7 +7,7 @@ plan of one op: one code path.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgellm.errors import InvalidRequestError, NativeError
 from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix
-from edgellm.ops.interface import F16, F32, GROUP, I32, U8, Activation, CacheLayer, PackedMatrix, Step
+from edgellm.ops.interface import F16, F32, GROUP, I32, U8, Activation, CacheLayer, PackedMatrix, Step, packed_bytes
 
 try:
     from edgellm._native import ffi, lib
@@ -92,12 +92,14 @@ class Plan:
     def __len__(self) -> int:
         return len(self.op_names)
 
-    def append(self, op: CData, buffers: Iterable[Any]) -> None:
-        """Add a filled `el_op`; `buffers` are kept alive."""
+    def append(self, op: CData, reads: Sequence[npt.NDArray[Any]], writes: Sequence[npt.NDArray[Any]]) -> None:
+        """Add a filled `el_op`; the arrays that it reads and writes are kept alive."""
+        if not all(array.flags.writeable for array in writes) or _overlap(reads, writes):
+            raise InvalidRequestError(f"{_OP_NAMES[op.kind]}: results must go to writable arrays that are not among the inputs")
         if lib.el_plan_append(self.pointer, op):
             raise NativeError("the plan can't grow: out of memory")
         self.op_names.append(_OP_NAMES[op.kind])
-        self._buffers.extend(buffers)
+        self._buffers += [*reads, *writes]
 
     def bind(self, pool: Pool, step: Step) -> CData:
         """What `replay` takes: the C arguments, converted once."""
@@ -126,13 +128,18 @@ def pack(matrix: QuantizedMatrix, codes: U8, scales: F16) -> PackedMatrix:
     rows, cols = matrix.shape
     if matrix.scheme not in _SCHEME_IDS or cols % GROUP:
         raise InvalidRequestError(f"no kernel takes a {rows} x {cols} matrix as {matrix.scheme}; columns must be a multiple of {GROUP}")
+    groups = (rows, cols // GROUP)
+    parts = [matrix.scales] if matrix.minimums is None else [matrix.scales, matrix.minimums]
+    if len(parts) != 1 + matrix.scheme.has_min or any(part.dtype != np.float16 or part.shape != groups for part in parts):
+        found = ", ".join(f"{part.dtype} {part.shape}" for part in parts)
+        raise InvalidRequestError(f"{rows} x {cols} as {matrix.scheme} has float16 {groups} scales (and minimums), not {found}")
     scheme = _SCHEME_IDS[matrix.scheme]
     expected = lib.el_packed_codes_bytes(scheme, rows, cols), lib.el_packed_scales_bytes(scheme, rows, cols)
     if (codes.nbytes, scales.nbytes) != expected:
         raise InvalidRequestError(f"packing {rows} x {cols} as {matrix.scheme} needs {expected} bytes, not {(codes.nbytes, scales.nbytes)}")
-    sources = [np.ascontiguousarray(a) for a in (matrix.codes, matrix.scales, matrix.minimums) if a is not None]
-    pointers = [_pointer("uint8_t *", sources[0]), *(_pointer("uint16_t *", a) for a in sources[1:])]
-    minimums = pointers[2] if matrix.minimums is not None else ffi.NULL
+    sources = [np.require(part, requirements=["C", "A"]) for part in (matrix.codes, *parts)]
+    pointers = [_pointer("uint8_t *", sources[0]), *(_pointer("uint16_t *", part) for part in sources[1:])]
+    minimums = pointers[2] if matrix.scheme.has_min else ffi.NULL
     lib.el_pack(scheme, rows, cols, pointers[0], pointers[1], minimums, _pointer("uint8_t *", codes), _pointer("uint16_t *", scales))
     return PackedMatrix(matrix.scheme, rows, cols, codes, scales)
 
@@ -146,30 +153,35 @@ def exp(x: F32, isa: str) -> F32:
 
 
 def _pointer(ctype: str, array: npt.NDArray[Any]) -> CData:
-    if not array.flags.c_contiguous:
-        raise InvalidRequestError(f"a contiguous array was expected, not strides {array.strides} for shape {array.shape}")
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        raise InvalidRequestError(f"a contiguous, aligned array was expected, not strides {array.strides} for {array.dtype} {array.shape}")
     return ffi.cast(ctype, array.ctypes.data)
 
 
 def _check(name: str, array: npt.NDArray[Any], dtype: type, *tail: int) -> None:
     """The array has that dtype, and its last dimensions are `tail`; the first is the room for tokens."""
-    if array.dtype != dtype or array.shape[1:] != tail:
+    if array.dtype != dtype or array.ndim != 1 + len(tail) or array.shape[1:] != tail:
         raise InvalidRequestError(
-            f"{name}: expected {np.dtype(dtype).name} [L, {', '.join(map(str, tail))}], got {array.dtype} {array.shape}"
+            f"{name}: expected {np.dtype(dtype).name} [{', '.join(map(str, ('L', *tail)))}], got {array.dtype} {array.shape}"
         )
 
 
 def _fill_matrix(field: CData, matrix: PackedMatrix) -> None:
+    expected, found = packed_bytes(matrix.scheme, matrix.rows, matrix.cols), (matrix.codes.nbytes, matrix.scales.nbytes)
+    if found != expected:
+        raise InvalidRequestError(f"{matrix.rows} x {matrix.cols} packed as {matrix.scheme} has {expected} bytes, not {found}")
     field.codes, field.scales = _pointer("uint8_t *", matrix.codes), _pointer("uint16_t *", matrix.scales)
     field.scheme, field.rows, field.cols = _SCHEME_IDS[matrix.scheme], matrix.rows, matrix.cols
 
 
 def _fill_activation(field: CData, a: Activation) -> None:
     cols = a.codes.shape[1]
-    _check("activation codes", a.codes, np.int8, cols)
-    _check("activation scales", a.scales, np.float32, cols // GROUP)
     if cols % GROUP:
         raise InvalidRequestError(f"activations of {cols} columns can't be quantized in groups of {GROUP}")
+    _check("activation codes", a.codes, np.int8, cols)
+    _check("activation scales", a.scales, np.float32, cols // GROUP)
+    _check("activation offsets", a.offsets, np.int32, cols // GROUP)
+    _check("activation scaled_sums", a.scaled_sums, np.float32, cols // GROUP)
     field.codes, field.scales = _pointer("int8_t *", a.codes), _pointer("float *", a.scales)
     field.offsets, field.scaled_sums = _pointer("int32_t *", a.offsets), _pointer("float *", a.scaled_sums)
     field.cols = cols
@@ -181,11 +193,25 @@ def _fill_cache(field: CData, cache: CacheLayer) -> None:
         raise InvalidRequestError(
             f"cache keys {cache.keys.shape} {cache.keys.dtype} don't match values {cache.values.shape} {cache.values.dtype}"
         )
-    if head_dim % 16 or head_dim > MAX_HEAD_DIM:
-        raise InvalidRequestError(f"the head size must be a multiple of 16 up to {MAX_HEAD_DIM}, not {head_dim}")
+    if cache.values.dtype not in (np.float16, np.float32):
+        raise InvalidRequestError(f"a cache holds float16 or float32, not {cache.values.dtype}")
+    _check_head_dim(head_dim)
     field.keys, field.values = _pointer("void *", cache.keys), _pointer("void *", cache.values)
     field.heads, field.head_dim, field.context = heads, head_dim, context
     field.is_f16 = cache.values.dtype == np.float16
+
+
+def _check_head_dim(head_dim: int) -> None:
+    if head_dim % 16 or not 16 <= head_dim <= MAX_HEAD_DIM:
+        raise InvalidRequestError(f"the head size must be a multiple of 16 up to {MAX_HEAD_DIM}, not {head_dim}")
+
+
+def _check_rotation(cos: F32, sin: F32, head_dim: int) -> None:
+    """Tables of cos and sin, float32 [context, E/2]."""
+    _check("cos", cos, np.float32, head_dim // 2)
+    _check("sin", sin, np.float32, head_dim // 2)
+    if len(cos) != len(sin):
+        raise InvalidRequestError(f"cos has {len(cos)} positions and sin {len(sin)}")
 
 
 def _parts(*buffers: Activation | CacheLayer | PackedMatrix | npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
@@ -212,6 +238,7 @@ class _NativeOps:
     def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
         """out[l, :] = table[tokens[l], :]."""
         _check("embed: out", out, np.float32, table.cols)
+        _check("embed: tokens", tokens, np.int32)
         op = ffi.new("el_op *", {"kind": lib.EL_OP_EMBED})
         args = op.args.embed
         args.tokens, args.out = _pointer("int32_t *", tokens), _pointer("float *", out)
@@ -253,7 +280,8 @@ class _NativeOps:
         """Rotate x [L, heads, E] in place."""
         heads, head_dim = x.shape[1:]
         _check("rope: x", x, np.float32, heads, head_dim)
-        _check("rope: cos", cos, np.float32, head_dim // 2)
+        _check_head_dim(head_dim)
+        _check_rotation(cos, sin, head_dim)
         op = ffi.new("el_op *", {"kind": lib.EL_OP_ROPE})
         args = op.args.rope
         args.x, args.cos, args.sin = (_pointer("float *", a) for a in (x, cos, sin))
@@ -265,7 +293,9 @@ class _NativeOps:
         heads, _, head_dim = cache.values.shape
         for name, array in (("k", k), ("v", v)):
             _check(f"cache_append: {name}", array, np.float32, heads, head_dim)
-        _check("cache_append: cos", cos, np.float32, head_dim // 2)
+        _check_rotation(cos, sin, head_dim)
+        if len(cos) < cache.context:
+            raise InvalidRequestError(f"cos and sin have {len(cos)} positions; the cache has {cache.context}")
         op = ffi.new("el_op *", {"kind": lib.EL_OP_CACHE_APPEND})
         args = op.args.cache_append
         args.k, args.v, args.cos, args.sin = (_pointer("float *", a) for a in (k, v, cos, sin))
@@ -317,7 +347,7 @@ class Recorder(_NativeOps):
             self._read, self._written = [], []
         self._read += reads
         self._written += writes
-        self.plan.append(op, reads + writes)
+        self.plan.append(op, reads, writes)
 
 
 class Eager(_NativeOps):
@@ -328,5 +358,5 @@ class Eager(_NativeOps):
 
     def _emit(self, op: CData, reads: list[npt.NDArray[Any]], writes: list[npt.NDArray[Any]], step: Step) -> None:
         plan = Plan(self.isa)
-        plan.append(op, reads + writes)
+        plan.append(op, reads, writes)
         plan.run(self.pool, step)

@@ -6,17 +6,18 @@ So a chain of n fused multiply-adds over terms t_i that had m roundings each lie
 order, and a sum of positive terms within gamma(n + m) of it relatively. The reference is computed in float64 (its own n 2^-53 is below
 u for every n here) and rounded once: + u |result|.
 
-matmul     each group g adds fma(scale x_scale, isum, .), isum exact: J fmas, 1 rounding in the product of the scales. With minimums J more fmas,
-           whose x_scaled_sum had 2 roundings. The accumulated sum and the float32 weights of the reference add one each:
+matmul     each group g adds fma(scale x_scale, isum, .), isum exact: J fmas, 1 rounding in the product of the scales. With minimums
+           J more fmas, whose x_scaled_sum had 2 roundings. The accumulated sum and the reference's float32 weights add one each:
            gamma(2 J + 5) (sum_k (|scale code| + |minimum|) |x_k| + |before|).
 norm       K / 16 fmas a lane and 4 additions sum squares, which are positive: gamma(K / 16 + 4) relatively, halved by the root, then
            +eps, / K, root, 1 / ., times x, times weight.
 exp        r = x - n ln 2 is off by u |r| at most, |r| <= 0.35; Horner's last step rounds by u, the one before by u |r| / e^r <= 0.42 u,
            all earlier ones by 0.1 u; the polynomial is truncated by 0.1 u: 2 u in sum, and 3 u with the error of ln 2's parts.
 swiglu     exp, 1 + ., gate / ., times up; where -gate > 88 exp stops growing, and the result is below |gate up| e^-88.
-attention  a score is E fmas and a product: off by D = gamma(E + 2) |scale| sum|q k|. Subtracting the largest rounds by u R, R the scores'
-           range and at most 88, where exp stops. So each p_t is off by e^(D + u R) (1 + 3 u) relatively, and so is their sum; the sum rounds
-           T / 16 + 4 times, the T fmas of the values T times, 1 / sum and the product twice. Keys below e^-87 count as e^-87.
+attention  a score is E fmas and a product: off by D = gamma(E + 2) |scale| sum|q k|. Subtracting the largest rounds by u R, R the
+           scores' range and at most 88, where exp stops. So each p_t is off by e^(D + u R) (1 + 3 u) relatively, and so is their
+           sum; the sum rounds T / 16 + 4 times, the T fmas of the values T times, 1 / sum and the product twice. Keys below
+           e^-87 count as e^-87.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ F64 = npt.NDArray[np.float64]
 U = 2.0**-24
 EXP = 3  # roundings that exp counts for
 TINY = 2.0**-149  # the spacing of subnormal float32
+F16_U, F16_TINY = 2.0**-11, 2.0**-24
 
 
 def gamma(n: int) -> float:
@@ -64,4 +66,4 @@ def attention(score_magnitudes: F64, score_range: F64, values: F64, tokens: int,
     """score_magnitudes: the largest |scale| sum|q k|; score_range: largest less smallest score; values: the largest |v|; each [L, H]."""
     off = gamma(head_dim + 2) * score_magnitudes + U * np.minimum(score_range, 88)
     relative = np.expm1(2 * off) + 2 * gamma(EXP) + gamma(tokens + tokens // 16 + 4 + 4)
-    return values * (relative + 2 * tokens * np.exp(-87.0)) + TINY
+    return np.asarray(values * (relative + 2 * tokens * np.exp(-87.0)) + TINY)

@@ -84,8 +84,7 @@ def _bits(array: Array) -> Array:
 
 def _report(call: object, name: str, wrong: npt.NDArray[np.bool_], expected: Array, got: Array) -> str:
     at = tuple(int(i) for i in np.argwhere(wrong)[0])
+    wanted, found = (f"{array[at]!r} (bits {_bits(array)[at]:#x})" for array in (expected, got))
+    count = f"{name}: {wrong.sum()} of {wrong.size} elements, the first at {at}"
     with np.printoptions(threshold=64, edgeitems=4):
-        return (
-            f"{name}: {wrong.sum()} of {wrong.size} elements, the first at {at}\n"
-            f"expected: {expected[at]!r} (bits {_bits(expected)[at]:#x})\ngot:      {got[at]!r} (bits {_bits(got)[at]:#x})\ninputs:   {call}"
-        )
+        return f"{count}\nexpected: {wanted}\ngot:      {found}\ninputs:   {call}"

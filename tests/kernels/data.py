@@ -14,10 +14,9 @@ F32 = npt.NDArray[np.float32]
 I8 = npt.NDArray[np.int8]
 Rng = np.random.Generator
 
-NASTY = np.array(
-    [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.17e-38, -1.17e-38, 1e-38, 1e-30, 3.4e38, -3.4e38, 1.0, -1.0, 65504.0, 65520.0, 6e-8],
-    np.float32,
-)  # fmt: skip
+TINY = (1e-45, -1e-45, 1.17e-38, -1.17e-38, 1e-38, 1e-30)
+HUGE = (3.4e38, -3.4e38, np.inf, -np.inf, np.nan)
+NASTY = np.array([0.0, -0.0, 1.0, -1.0, 6e-8, 65504.0, 65520.0, *TINY, *HUGE], np.float32)
 
 
 def quantized(
