@@ -2,7 +2,8 @@
  *
  * Dimensions: L new tokens in a step, T tokens cached before it, D hidden, H query heads, G key/value heads,
  * E head size, F feed-forward, V vocabulary; a matrix has N rows and K columns, K = 32 J (J groups).
- * All buffers are 64-byte aligned, are owned by the caller and outlive every plan that names them.
+ * Buffers need no more than their elements' alignment (64 bytes are faster), are owned by the caller and outlive every
+ * plan that names them.
  * Outputs never alias inputs unless a line says so. */
 
 /* ---- instruction sets ------------------------------------------------------------------------------------ */

@@ -12,7 +12,7 @@
 
 struct el_pool {
     atomic_int threads;          /* changes only where starting them failed half-way */
-    int fork_epoch;              /* after a fork the child has no workers: they are started anew */
+    atomic_int fork_epoch;       /* after a fork the child has no workers: they are started anew */
     pthread_t *workers;          /* [threads - 1] */
     pthread_mutex_t callers;     /* held during a run */
     pthread_mutex_t lock;        /* for sleeping only */
@@ -31,9 +31,11 @@ struct worker_start {
 };
 
 static atomic_int fork_epoch;
+static pthread_mutex_t restarting = PTHREAD_MUTEX_INITIALIZER; /* held while a forked child starts a pool's workers anew */
 
 static void count_fork(void)
 {
+    pthread_mutex_init(&restarting, NULL); /* whoever held it is not in the child */
     atomic_fetch_add(&fork_epoch, 1);
 }
 
@@ -88,13 +90,13 @@ static void *work(void *argument)
 {
     struct worker_start *start = argument;
     el_pool *pool = start->pool;
-    el_team team = {start->thread, pool->threads};
+    int thread = start->thread;
     free(start);
     for (;;) {
         meet(pool, SPINS_BETWEEN_RUNS);
         if (atomic_load(&pool->stopping))
             return NULL;
-        pool->function(pool->context, team);
+        pool->function(pool->context, (el_team){thread, pool->threads}); /* read now: starting the others may have failed since */
         meet(pool, SPINS_AT_BARRIER);
     }
 }
@@ -135,7 +137,26 @@ static void reset(el_pool *pool)
     atomic_store(&pool->phase, 0);
     atomic_store(&pool->arrived, 0);
     atomic_store(&pool->stopping, 0);
-    pool->fork_epoch = atomic_load(&fork_epoch);
+}
+
+/* 0, or -1: not all of them could be started; those that were wait for work, and the next run uses them. */
+static int restart_after_fork(el_pool *pool)
+{
+    int epoch = atomic_load(&fork_epoch), failed = 0;
+    if (pool->fork_epoch == epoch)
+        return 0;
+    pthread_mutex_lock(&restarting);
+    if (pool->fork_epoch != epoch) {
+        reset(pool);
+        int started = start_workers(pool);
+        if (started != pool->threads - 1) {
+            atomic_store(&pool->threads, started + 1);
+            failed = -1;
+        }
+        atomic_store(&pool->fork_epoch, epoch);
+    }
+    pthread_mutex_unlock(&restarting);
+    return failed;
 }
 
 el_pool *el_pool_new(int threads)
@@ -148,6 +169,7 @@ el_pool *el_pool_new(int threads)
     pool->threads = threads;
     pool->workers = calloc((size_t)threads, sizeof *pool->workers);
     reset(pool);
+    pool->fork_epoch = atomic_load(&fork_epoch);
     int started = pool->workers ? start_workers(pool) : -1;
     if (started == threads - 1)
         return pool;
@@ -177,14 +199,8 @@ void el_pool_free(el_pool *pool)
 
 int el_pool_run(el_pool *pool, el_team_function function, void *context)
 {
-    if (pool->fork_epoch != atomic_load(&fork_epoch)) {
-        reset(pool);
-        int started = start_workers(pool);
-        if (started != pool->threads - 1) {
-            atomic_store(&pool->threads, started + 1); /* those that did start wait for work; the next run uses them */
-            return -1;
-        }
-    }
+    if (restart_after_fork(pool))
+        return -1;
     pthread_mutex_lock(&pool->callers);
     pool->function = function;
     pool->context = context;
