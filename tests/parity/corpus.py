@@ -99,7 +99,7 @@ NASTY: tuple[str, ...] = (
 """Text that tokenizers get wrong. Lone surrogates are left out: they have no UTF-8 encoding."""
 
 CONVERSATIONS: dict[str, list[dict[str, str]]] = {
-    "one_turn": [{"role": "user", "content": "What is the capital of France?"}],
+    "one_turn": [{"role": "user", "content": "What is 2 + 2?"}],
     "system": [
         {"role": "system", "content": "You answer in one word."},
         {"role": "user", "content": "Which colour has the sky?"},
