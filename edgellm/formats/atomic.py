@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +19,13 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
 
     FetchError: the folder is missing or not writable, or the disk is full.
     """
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")  # tempfile's files would be readable by their owner only
     with storing(target):
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-        partial = Path(name)
         try:
-            with os.fdopen(descriptor, "w+b") as file:
+            with partial.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            partial.chmod(0o666 & ~_umask())  # mkstemp's files are private; a model is an ordinary file
             partial.replace(target)
         except BaseException:  # Ctrl-C too leaves nothing behind
             partial.unlink(missing_ok=True)
@@ -43,9 +41,3 @@ def storing(target: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FetchError(f"{target}: the disk is full; free some space or write elsewhere (EDGELLM_HOME moves the cache)") from error
         raise FetchError(f"{target}: cannot be written: {error.strerror or error} (EDGELLM_HOME moves the cache)") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

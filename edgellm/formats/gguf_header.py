@@ -81,8 +81,8 @@ def parse_header(data: mmap.mmap, path: Path) -> GGUFHeader:
     for index in range(key_count):
         key = cursor.name(f"the name of key {index}", MAX_KEY_BYTES)
         if key in metadata:
-            raise cursor.corrupt(f"key {key!r} occurs twice")
-        metadata[key] = cursor.value(f"key {key!r}")
+            raise cursor.corrupt(f"key {key!r:.80} occurs twice")
+        metadata[key] = cursor.value(f"key {key!r:.80}")
     infos = [cursor.tensor_info(index) for index in range(tensor_count)]
     return GGUFHeader(metadata, _place(cursor, infos, _alignment(metadata, path)))
 

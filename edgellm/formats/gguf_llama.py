@@ -107,7 +107,9 @@ def hf_row_order(rows: int, heads: int) -> npt.NDArray[np.intp]:
 def _refuse_unknown_keys(metadata: Mapping[str, Any]) -> None:
     for key in metadata:
         if key not in CONFIG_KEYS and key not in CHECKED_KEYS and not key.startswith(SILENT_PREFIXES):
-            raise UnsupportedModelError(f"key {key!r} = {_short(metadata[key])} is not implemented, so the model cannot be run faithfully")
+            raise UnsupportedModelError(
+                f"key {key!r:.80} = {_short(metadata[key])} is not implemented, so the model cannot be run faithfully"
+            )
 
 
 def _defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a model file holds, without reading its weights."""
+"""What a model file holds, told from its header."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from edgellm.formats.tensors import LazyTensors, TensorSpec
 def describe(path: Path) -> dict[str, Any]:
     """A model in any format that is read, as a JSON-able dict: format, config, sizes, schemes, tensors, provenance.
 
-    bits_per_weight counts what is stored for all weights: codes, scales, minimums and float tensors. Raises what opening the file raises.
+    bits_per_weight counts what is stored for all weights: codes, scales, minimums and float tensors. source_sha256 is that of the file
+    that the weights came from: this one, unless it is a .tmac2.bin. Raises what opening the file raises.
     """
     model_format = format_of(path)
     checkpoint = READERS[model_format](path)

@@ -9,7 +9,7 @@ from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.tensors import TensorSpec
 
 
-def dimension(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def _dimension(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     """`config[key]` as a positive integer; ModelFileError names the key."""
     value = config.get(key)
     value = default if value is None else value
@@ -18,19 +18,19 @@ def dimension(config: Mapping[str, Any], key: str, default: int | None = None) -
     return value
 
 
-def head_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+def _head_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
     """(H, G, E): query heads, key/value heads, head dimension, with Hugging Face's defaults."""
-    heads = dimension(config, "num_attention_heads")
-    kv_heads = dimension(config, "num_key_value_heads", heads)
-    return heads, kv_heads, dimension(config, "head_dim", dimension(config, "hidden_size") // heads)
+    heads = _dimension(config, "num_attention_heads")
+    kv_heads = _dimension(config, "num_key_value_heads", heads)
+    return heads, kv_heads, _dimension(config, "head_dim", _dimension(config, "hidden_size") // heads)
 
 
 def tensor_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every tensor's name and shape, in model order. ModelFileError if the config lacks a dimension."""
-    hidden, ffn, vocab = (dimension(config, key) for key in ("hidden_size", "intermediate_size", "vocab_size"))
-    heads, kv_heads, head_dim = head_shape(config)
+    hidden, ffn, vocab = (_dimension(config, key) for key in ("hidden_size", "intermediate_size", "vocab_size"))
+    heads, kv_heads, head_dim = _head_shape(config)
     yield "model.embed_tokens.weight", (vocab, hidden)
-    for layer in range(dimension(config, "num_hidden_layers")):
+    for layer in range(_dimension(config, "num_hidden_layers")):
         prefix = f"model.layers.{layer}"
         yield f"{prefix}.input_layernorm.weight", (hidden,)
         yield f"{prefix}.self_attn.q_proj.weight", (heads * head_dim, hidden)

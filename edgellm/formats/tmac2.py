@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +61,16 @@ def write_tmac2(path: Path, checkpoint: Checkpoint) -> None:
     FetchError: the disk is full or the folder not writable. Whatever reading a tensor raises, with `path` left as it was.
     """
     tensors = LazyTensors.over(checkpoint.tensors)
-    layout = {name: _parts(name, spec) for name, spec in tensors.specs.items()}
-    stored = list(_padded([part for parts in layout.values() for part in parts]))
+    parts = {name: _parts(name, spec) for name, spec in tensors.specs.items()}
+    stored = list(_padded(parts.values()))
+    arrays = _arrays(tensors, parts)
     checksums = dict.fromkeys((part.name for part in stored), NO_CHECKSUM)
     with replacing(path) as file:
         file.write(_header(checkpoint, tensors, stored, checksums))  # its length is final; the checksums come once the data is known
-        pending = iter(stored)
-        for name, tensor in tensors.items():
-            for part, array in zip(layout[name], _arrays(tensor), strict=True):
-                while (at := next(pending)) is not part:
-                    checksums[at.name] = _checksum(bytes(at.nbytes))
-                    file.write(bytes(at.nbytes))
-                _require_as_specified(part, array)
-                checksums[part.name] = _checksum(array.data)
-                file.write(array.data)
+        for part in stored:
+            array = np.zeros(part.shape, np.uint8) if part.name.startswith(PADDING) else next(arrays)
+            checksums[part.name] = _checksum(array.data)
+            file.write(array.data)
         file.seek(0)
         file.write(_header(checkpoint, tensors, stored, checksums))
 
@@ -86,20 +82,18 @@ def read_tmac2(path: Path) -> Checkpoint:
     """
     file = open_safetensors(path)
     _require_format(file)
+    config, schemes = _json_object(file, "config"), _json_object(file, "schemes")
     try:
-        config = _json_object(file, "config")
-        specs = in_model_order(config, {name: _spec(file, name, form) for name, form in _json_object(file, "schemes").items()})
+        specs = in_model_order(config, {name: _spec(file, name, form) for name, form in schemes.items()})
         _require_layout(file, specs)
-        provenance = _json_object(file, "provenance")
-        tokenizer_json = _text(file, "tokenizer.json")
     except EdgeLLMError as error:
         raise type(error)(f"{path}: {error}") from error
     return Checkpoint(
         config=config,
         tensors=LazyTensors(specs, lambda name: _tensor(file, name, specs[name])),
-        tokenizer_json=tokenizer_json,
+        tokenizer_json=_text(file, "tokenizer.json"),
         chat_template=file.metadata.get("chat_template"),
-        provenance=provenance,
+        provenance=_json_object(file, "provenance"),
     )
 
 
@@ -132,11 +126,11 @@ def _parts(name: str, spec: TensorSpec) -> list[_Part]:
     return [codes, *(_Part(f"{name}.{kind}", "F16", groups) for kind in ("scales", "minimums")[: 1 + scheme.has_min])]
 
 
-def _padded(parts: list[_Part]) -> Iterator[_Part]:
-    """The parts with a padding tensor wherever the next one would not start on a boundary."""
+def _padded(parts: Iterable[list[_Part]]) -> Iterator[_Part]:
+    """The parts in a row, with a padding tensor wherever the next one would not start on a boundary."""
     number = count()
     end = 0
-    for part in parts:
+    for part in chain.from_iterable(parts):
         if end % ALIGNMENT:
             yield _Part(f"{PADDING}{next(number)}", "U8", (-end % ALIGNMENT,))
             end += -end % ALIGNMENT
@@ -144,15 +138,14 @@ def _padded(parts: list[_Part]) -> Iterator[_Part]:
         end += part.nbytes
 
 
-def _arrays(tensor: Tensor) -> list[npt.NDArray[np.generic]]:
-    """The arrays of a tensor, in the order of its parts, contiguous."""
-    arrays = [tensor.codes, tensor.scales, tensor.minimums] if isinstance(tensor, QuantizedMatrix) else [tensor]
-    return [np.ascontiguousarray(array) for array in arrays if array is not None]
-
-
-def _require_as_specified(part: _Part, array: npt.NDArray[np.generic]) -> None:
-    if array.shape != part.shape or array.dtype != np.dtype(DTYPES[part.dtype]):
-        raise ModelFileError(f"tensor {part.name} came as {array.dtype} {array.shape}; announced was {part.dtype} {part.shape}")
+def _arrays(tensors: LazyTensors, parts: dict[str, list[_Part]]) -> Iterator[npt.NDArray[np.generic]]:
+    """The array of every part, contiguous, reading one tensor after the other."""
+    for name, tensor in tensors.items():
+        found = [tensor.codes, tensor.scales, tensor.minimums] if isinstance(tensor, QuantizedMatrix) else [tensor]
+        for part, array in zip(parts[name], (array for array in found if array is not None), strict=True):
+            if array.shape != part.shape or array.dtype != np.dtype(DTYPES[part.dtype]):
+                raise ModelFileError(f"tensor {part.name} came as {array.dtype} {array.shape}; announced was {part.dtype} {part.shape}")
+            yield np.ascontiguousarray(array)
 
 
 def _header(checkpoint: Checkpoint, tensors: LazyTensors, stored: list[_Part], checksums: dict[str, str]) -> bytes:
@@ -174,7 +167,10 @@ def _header(checkpoint: Checkpoint, tensors: LazyTensors, stored: list[_Part], c
     for part in stored:
         entries[part.name] = {"dtype": part.dtype, "shape": part.shape, "data_offsets": [end, end + part.nbytes]}
         end += part.nbytes
-    text = _json(entries).encode()
+    try:
+        text = _json(entries).encode()
+    except UnicodeEncodeError as error:
+        raise ModelFileError(f"the config, tokenizer or chat template is not Unicode text: {error}") from error
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
     text = text.replace(NO_CHECKSUM.encode(), _checksum(text).encode(), 1)
     return len(text).to_bytes(8, "little") + text
@@ -197,7 +193,7 @@ def _require_format(file: SafetensorsFile) -> None:
 
 def _text(file: SafetensorsFile, key: str) -> str:
     if key not in file.metadata:
-        raise ModelFileError(f"metadata key {key!r} is missing")
+        raise ModelFileError(f"{file.path}: metadata key {key!r} is missing")
     return file.metadata[key]
 
 
@@ -205,9 +201,9 @@ def _json_object(file: SafetensorsFile, key: str) -> dict[str, Any]:
     try:
         value = json.loads(_text(file, key))
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"metadata key {key!r} is not JSON: {error}") from error
+        raise ModelFileError(f"{file.path}: metadata key {key!r} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ModelFileError(f"metadata key {key!r} is not a JSON object")
+        raise ModelFileError(f"{file.path}: metadata key {key!r} is not a JSON object")
     return value
 
 

@@ -234,6 +234,18 @@ def test_a_file_that_contradicts_itself_is_refused(model_file: Path, edit: Any, 
     assert str(model_file) in str(caught.value)
 
 
+def test_rows_that_are_not_whole_groups_are_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    ragged = {
+        f"model.layers.{i}.mlp.{name}_proj.weight": (64, 80) if name == "down" else (80, 64)
+        for i in (0, 1)
+        for name in ("gate", "up", "down")
+    }
+    tensors = {**checkpoint.tensors, **{name: quantized(INT8, shape, 0) for name, shape in ragged.items()}}
+    write_tmac2(tmp_path / "m", replace(checkpoint, config={**HF_CONFIG, "intermediate_size": 80}, tensors=tensors))
+    with pytest.raises(ModelFileError, match=r"down_proj\.weight has 80 columns; int8-g32 needs a multiple of 32"):
+        read_tmac2(tmp_path / "m")
+
+
 def test_a_tensor_off_its_boundary_is_refused(model_file: Path) -> None:
     raw = model_file.read_bytes()
     length = int.from_bytes(raw[:8], "little")
@@ -254,6 +266,12 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(ModelFileError, match="not a readable safetensors file"):
             read_tmac2(path)
+
+
+def test_text_that_is_not_unicode_is_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    with pytest.raises(ModelFileError, match="is not Unicode text"):
+        write_tmac2(tmp_path / "m", replace(checkpoint, chat_template="\ud800"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_verify_passes_what_was_written(model_file: Path) -> None:
