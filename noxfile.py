@@ -25,7 +25,7 @@ RESULTS = ROOT / "results"
 EDGELLM = str(BIN / "edgellm")
 MODEL = "smollm2-135m"
 THREADS = "1,2" if (os.cpu_count() or 1) > 1 else "1"
-SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
+SANITIZERS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 ISAS = ("scalar", "avx2", "avx512vnni")
 
 
@@ -143,8 +143,8 @@ def sanitize(session: nox.Session) -> None:
     runtime = subprocess.check_output([os.environ.get("CC", "gcc"), "-print-file-name=libasan.so"], text=True).strip()
     session.run(
         "pytest",
-        *("-o", f"pythonpath=. {site.strip()}"),  # the last one comes first: the instrumented build, not the one in the tree
-        *("-p", "no:benchmark", "--numprocesses=auto", *(session.posargs or ["tests/kernels"])),
+        *("-o", f"pythonpath={site.strip()} ."),  # the instrumented package comes before the one in the tree
+        *("-p", "no:benchmark", "--numprocesses=auto", "--capture=no", *(session.posargs or ["tests/kernels"])),
         # Python itself never frees everything, so leaks are not looked for.
         env={"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"},
     )
