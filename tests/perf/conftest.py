@@ -46,9 +46,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section(f"latency in ms, budgets of {budgets.platform_profile()}")
         for text in latency_table(lines):
             terminalreporter.line(text)
-    for note in config.stash[NOTES]:
-        terminalreporter.section("comparison")
-        terminalreporter.line(note)
+    if notes := config.stash[NOTES]:
+        terminalreporter.section("memory and comparisons")
+        terminalreporter.line("\n".join(notes))
 
 
 def latency_table(lines: list[Line]) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import pydoc_data.topics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from edgellm import Engine
 from edgellm.evaluate.data import wikitext2_test
 from edgellm.evaluate.perplexity import WINDOW, Perplexity, perplexity
-from edgellm.measure.statistics import standard_deviation
+from edgellm.measure.fingerprint import fingerprint
+from edgellm.measure.results import ResultsFile
 
 pytestmark = pytest.mark.quality
 
@@ -83,8 +85,11 @@ def test_wikitext2_beside_llama_cpp(pytestconfig: pytest.Config, wikitext_ids: l
         ours, theirs = (perplexity(logits, wikitext_ids, windows=windows) for logits in (engine.logits, peer.logits))
     finally:
         peer.unload()
-    differences = np.subtract(ours.window_nlls, theirs.window_nlls)
-    spread = standard_deviation(differences - differences.min())
-    print(f"\nWikiText-2, {len(differences)} windows: ppl {ours.ppl:.4f}, llama.cpp {theirs.ppl:.4f}, {ours.ppl / theirs.ppl - 1:+.3%}")
-    print(f"mean difference of -log p by window {differences.mean():+.5f}, standard deviation {spread or 0:.5f}")
-    assert abs(ours.ppl / theirs.ppl - 1) < TOLERANCE
+    with ResultsFile(pytestconfig.rootpath / "results" / "perplexity.json", kind="perplexity", fingerprint=fingerprint()) as results:
+        for name, result in (("edgellm", ours), ("llama.cpp", theirs)):
+            results.append({"backend": name, "text": "wikitext2_test", "window_tokens": WINDOW, **asdict(result)})
+    delta = ours.ppl / theirs.ppl - 1
+    worst = np.abs(np.subtract(ours.window_nlls, theirs.window_nlls)).max()
+    print(f"\nWikiText-2, {len(ours.window_nlls)} windows: ppl {ours.ppl:.4f}, llama.cpp {theirs.ppl:.4f}, {delta:+.3%}; ", end="")
+    print(f"-log p of one window differs by at most {worst:.4f}")
+    assert abs(delta) < TOLERANCE

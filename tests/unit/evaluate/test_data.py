@@ -29,6 +29,7 @@ def test_text_is_read_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (gzip.compress(b"")[:10] + b"\xff" * 20, "cannot read"),
         (gzip.compress(b"another text"), "is not the WikiText-2 raw test text"),
     ],
+    ids=["missing", "no gzip", "cut off", "corrupt", "another text"],
 )
 def test_missing_or_altered_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, problem: str) -> None:
     if content is not None:
