@@ -1,0 +1,287 @@
+"""The engine on a synthetic model: the same bits however it runs, its cache, its errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import edgellm
+from edgellm.errors import ContextOverflowError, EdgeLLMError, InvalidRequestError, ModelFileError, NativeError
+from edgellm.ops import native
+from edgellm.ops.interface import Ops
+from edgellm.ops.reference import Reference
+from edgellm.runtime.engine import Engine
+from tests.unit.runtime import programs
+from tests.unit.runtime.synthetic import CONFIG, VOCAB
+
+ROOT = Path(__file__).parents[3]
+PROMPT = [i * 5 % VOCAB for i in range(40)]
+OPS = ("embed", "rmsnorm_quantize", "quantize", "matmul", "rope", "cache_append", "attention", "swiglu_quantize")
+
+
+@pytest.fixture(scope="module", params=["f16", "f32"])
+def oracle(request: pytest.FixtureRequest, synthetic_model: Path) -> tuple[Any, npt.NDArray[np.float32]]:
+    """The cache's type, and the logits of PROMPT by scalar C, one thread, one step."""
+    return request.param, edgellm.load(synthetic_model, threads=1, isa="scalar", kv_dtype=request.param).logits(PROMPT)
+
+
+@pytest.fixture
+def engine(synthetic_model: Path) -> Engine:
+    return edgellm.load(synthetic_model, threads=1, context=64)
+
+
+def steps(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """(T, L, outputs) of each step that the engine runs from now on."""
+    seen: list[tuple[int, int, int]] = []
+    replay = engine._replay
+
+    def note() -> None:
+        seen.append((engine._step.position, engine._step.n_tokens, engine._step.n_outputs))
+        replay()
+
+    monkeypatch.setattr(engine, "_replay", note)
+    return seen
+
+
+@pytest.mark.parametrize(("threads", "chunk"), [(1, 1), (1, 3), (1, 16), (1, 64), (2, 7), (2, 64), (3, 16)])
+def test_the_same_bits_on_every_instruction_set_thread_count_and_chunk(
+    isa: str, threads: int, chunk: int, oracle: tuple[Any, npt.NDArray[np.float32]], synthetic_model: Path
+) -> None:
+    kv_dtype, expected = oracle
+    engine = edgellm.load(synthetic_model, threads=threads, isa=isa, kv_dtype=kv_dtype, prefill_chunk=chunk)
+    assert np.isfinite(expected).all()
+    np.testing.assert_array_equal(engine.logits(PROMPT), expected)
+    engine.reset()
+    np.testing.assert_array_equal(engine.prefill(PROMPT), expected[-1])
+
+
+def test_decoding_gives_the_bits_of_prefilling(engine: Engine) -> None:
+    expected = engine.logits(PROMPT)
+    engine.reset()
+    np.testing.assert_array_equal(engine.prefill(PROMPT[:7]), expected[6])
+    for i in range(7, len(PROMPT)):
+        np.testing.assert_array_equal(engine.decode(PROMPT[i]), expected[i])
+    assert engine.cached_tokens == tuple(PROMPT)
+
+
+def one_step_of_int8(logits: npt.NDArray[np.float32]) -> float:
+    """Where float32 rounds a value across the border of two codes, its code differs by one: 1/127 of its group's largest."""
+    return float(np.abs(logits).max()) / 127
+
+
+def test_numpy_agrees(synthetic_model: Path) -> None:
+    expected = Engine(synthetic_model, threads=1, make_ops=lambda isa, pool: Reference()).logits(PROMPT)
+    got = edgellm.load(synthetic_model, threads=1).logits(PROMPT)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=one_step_of_int8(expected))
+
+
+@pytest.mark.parametrize("in_numpy", OPS)
+def test_any_one_op_can_be_numpys(in_numpy: str, synthetic_model: Path) -> None:
+    class Mixed(native.Eager):
+        """All ops in C but one."""
+
+    setattr(Mixed, in_numpy, getattr(Reference(), in_numpy))
+    make_ops: Callable[[str, native.Pool], Ops] = Mixed
+    expected = edgellm.load(synthetic_model, threads=1).logits(PROMPT)
+    got = Engine(synthetic_model, threads=1, prefill_chunk=16, make_ops=make_ops).logits(PROMPT)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=one_step_of_int8(expected))
+
+
+def test_eager_ops_give_the_bits_of_the_plan(synthetic_model: Path) -> None:
+    eager = Engine(synthetic_model, threads=2, make_ops=native.Eager)
+    np.testing.assert_array_equal(eager.logits(PROMPT), edgellm.load(synthetic_model, threads=2).logits(PROMPT))
+    assert eager.plan is None
+
+
+@pytest.mark.parametrize("shared", [0, 1, 15, 16, 17, 29])
+def test_a_shared_prefix_is_not_run_again_and_changes_no_bit(shared: int, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = [*PROMPT[:shared], *[200 + i for i in range(30 - shared)]]
+    expected = engine.logits(other)[-1]
+    engine.reset()
+    engine.prefill(PROMPT)
+    seen = steps(engine, monkeypatch)
+    np.testing.assert_array_equal(engine.prefill(other), expected)
+    assert seen == [(shared, 30 - shared, 1)]
+    assert engine.cached_tokens == tuple(other)
+
+
+def test_of_a_prompt_that_is_cached_only_the_last_token_is_run(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = engine.prefill(PROMPT).copy()
+    seen = steps(engine, monkeypatch)
+    np.testing.assert_array_equal(engine.prefill(PROMPT), first)
+    engine.prefill(PROMPT[:9])
+    assert seen == [(39, 1, 1), (8, 1, 1)]
+    assert engine.cached_tokens == tuple(PROMPT[:9])
+
+
+def test_reset_forgets(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = engine.prefill(PROMPT).copy()
+    engine.reset()
+    assert engine.cached_tokens == ()
+    seen = steps(engine, monkeypatch)
+    np.testing.assert_array_equal(engine.prefill(PROMPT), first)
+    assert seen == [(0, 40, 1)]
+
+
+def test_a_long_prompt_goes_in_chunks_and_only_the_last_has_logits(synthetic_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = edgellm.load(synthetic_model, threads=1, prefill_chunk=16)
+    seen = steps(engine, monkeypatch)
+    engine.prefill(PROMPT)
+    engine.logits(PROMPT)
+    assert seen == [(0, 16, 0), (16, 16, 0), (32, 8, 1), (0, 16, 16), (16, 16, 16), (32, 8, 8)]
+
+
+@pytest.mark.parametrize("context", [1, 15, 16, 21, 64])
+def test_the_context_can_be_filled_and_not_overfilled(context: int, synthetic_model: Path) -> None:
+    engine = edgellm.load(synthetic_model, threads=1, context=context)
+    full = [i % VOCAB for i in range(context)]
+    expected = engine.logits(full)[-1]
+    np.testing.assert_array_equal(engine.prefill(full), expected)
+    with pytest.raises(ContextOverflowError, match=f"the context of {context} tokens is full"):
+        engine.decode(0)
+    for run in (engine.prefill, engine.logits):
+        with pytest.raises(ContextOverflowError, match=f"{context + 1} tokens were given; the context holds {context}"):
+            run([*full, 0])
+    assert engine.cached_tokens == tuple(full)
+    np.testing.assert_array_equal(engine.prefill(full), expected)
+
+
+@pytest.mark.parametrize("wrong", [-1, VOCAB, 1 << 40])
+def test_ids_outside_the_vocabulary_are_refused_and_change_nothing(wrong: int, engine: Engine) -> None:
+    engine.prefill(PROMPT[:5])
+    calls: list[Callable[[], object]] = [
+        lambda: engine.prefill([1, wrong, 2]),
+        lambda: engine.logits([wrong]),
+        lambda: engine.decode(wrong),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidRequestError, match=f"token id {wrong} is outside the vocabulary of {VOCAB}"):
+            call()
+    assert engine.cached_tokens == tuple(PROMPT[:5])
+
+
+def test_no_tokens_are_refused(engine: Engine) -> None:
+    for run in (engine.prefill, engine.logits):
+        with pytest.raises(InvalidRequestError, match="at least one is needed"):
+            run([])
+
+
+def test_ids_may_come_in_any_sequence(engine: Engine) -> None:
+    expected = engine.prefill(PROMPT).copy()
+    for ids in (tuple(PROMPT), np.array(PROMPT), np.array(PROMPT, np.uint16)):
+        engine.reset()
+        np.testing.assert_array_equal(engine.prefill(ids), expected)  # type: ignore[arg-type]
+
+
+def test_a_second_request_during_the_first_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = engine.prefill(PROMPT).copy()
+    engine.reset()
+    refusals = []
+    replay = engine._replay
+
+    def call_again() -> None:
+        for call in (lambda: engine.decode(0), lambda: engine.prefill([1]), lambda: engine.logits([1]), engine.reset, engine.profile):
+            with pytest.raises(InvalidRequestError, match="busy with another thread's request") as refusal:
+                call()
+            refusals.append(refusal)
+        replay()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_replay", call_again)
+        np.testing.assert_array_equal(engine.prefill(PROMPT), expected)
+    assert len(refusals) == 5
+    np.testing.assert_array_equal(engine.prefill(PROMPT), expected)
+
+
+def test_a_failure_in_a_step_leaves_the_engine_usable(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = engine.prefill(PROMPT).copy()
+    engine.reset()
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_replay", fail)
+        with pytest.raises(KeyboardInterrupt):
+            engine.prefill(PROMPT)
+    assert engine.cached_tokens == ()
+    np.testing.assert_array_equal(engine.prefill(PROMPT), expected)
+
+
+@pytest.mark.parametrize("program", [programs.interrupt.__name__, programs.fork.__name__])
+def test_in_a_process_of_its_own(program: str, synthetic_model: Path) -> None:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "tests.unit.runtime.programs", program, str(synthetic_model)]
+    done = subprocess.run(command, check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_generate_goes_through_the_engine(engine: Engine) -> None:
+    """The loop has its own tests; here, that a text becomes tokens and tokens a continuation, the same each time."""
+    first = [token.id for token in engine.generate("hi", max_tokens=5)]
+    assert len(first) == 5 or first[-1] in engine.tokenizer.eos_ids
+    assert [token.id for token in engine.generate(engine.tokenizer.encode("hi"), max_tokens=5)] == first
+
+
+def test_memory_is_counted(engine: Engine, synthetic_model: Path) -> None:
+    memory = engine.memory()
+    assert memory["kv_cache"] == 2 * 2 * 2 * 64 * 16 * 2  # two layers, keys and values, two heads, 64 positions of 16 halves
+    assert memory["weights"] > sum(CONFIG[key] for key in ("vocab_size", "vocab_size")) * 64
+    assert memory["workspace"] > 64 * VOCAB * 4
+    wide = edgellm.load(synthetic_model, threads=1, context=64, kv_dtype="f32").memory()
+    assert wide["kv_cache"] == 2 * memory["kv_cache"]
+
+
+def test_profile_names_every_op(engine: Engine, synthetic_model: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="no recorded step to profile: prefill or decode first"):
+        engine.profile()
+    expected = engine.prefill(PROMPT).copy()
+    profile = engine.profile()
+    assert engine.plan is not None
+    assert [name for name, _ in profile] == engine.plan.op_names
+    assert all(ns > 0 for _, ns in profile)
+    np.testing.assert_array_equal(engine.prefill(PROMPT), expected)
+    eager = Engine(synthetic_model, threads=1, make_ops=native.Eager)
+    eager.prefill(PROMPT)
+    with pytest.raises(InvalidRequestError, match="no recorded step to profile"):
+        eager.profile()
+
+
+def test_what_was_asked_for_is_what_it_says(synthetic_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGELLM_ISA", "scalar")
+    engine = edgellm.load(str(synthetic_model), threads=3, context=100)
+    assert (engine.isa, engine.threads, engine.context, engine.path) == ("scalar", 3, 100, synthetic_model)
+    assert engine.config.vocab_size == engine.tokenizer.vocab_size == VOCAB
+    assert edgellm.load(synthetic_model).context == CONFIG["max_position_embeddings"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"context": 0}, InvalidRequestError, "context must be between 1 and the model's 512 tokens, not 0"),
+        ({"context": 513}, InvalidRequestError, "context must be between 1 and the model's 512 tokens, not 513"),
+        ({"kv_dtype": "f8"}, InvalidRequestError, "kv_dtype must be 'f16' or 'f32', not 'f8'"),
+        ({"prefill_chunk": 0}, InvalidRequestError, "prefill_chunk must be between 1 and 4096, not 0"),
+        ({"prefill_chunk": 4097}, InvalidRequestError, "prefill_chunk must be between 1 and 4096, not 4097"),
+        ({"threads": 0}, InvalidRequestError, "threads must be between 1 and 256, not 0"),
+        ({"isa": "mmx"}, NativeError, "instruction set 'mmx' is unknown"),
+    ],
+    ids=str,
+)
+def test_impossible_wishes_are_refused(asked: dict[str, Any], error: type[EdgeLLMError], message: str, synthetic_model: Path) -> None:
+    with pytest.raises(error, match=message):
+        edgellm.load(synthetic_model, **asked)
+
+
+def test_a_missing_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
+    with pytest.raises(ModelFileError, match="there is no model 'nowhere'"):
+        edgellm.load("nowhere")

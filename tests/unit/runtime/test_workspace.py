@@ -1,0 +1,80 @@
+"""Memory: aligned, zeroed, sized for what is handed out, and refused in words."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgellm.errors import InvalidRequestError
+from edgellm.model.config import LlamaConfig
+from edgellm.ops.interface import Activation
+from edgellm.runtime.workspace import Arena, aligned, new_cache, new_state
+from tests.unit.runtime.synthetic import CONFIG
+
+SHAPES: list[tuple[int, ...]] = [(1,), (3, 5), (64,), (0, 7), (7, 64, 3)]
+CONFIGS: list[dict[str, Any]] = [
+    {},
+    {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256},
+    {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 1, "num_attention_heads": 2, "num_hidden_layers": 1},
+]
+
+
+def config(**changes: Any) -> LlamaConfig:
+    return LlamaConfig.from_hf(CONFIG | changes)
+
+
+@pytest.mark.parametrize("huge_pages", [False, True])
+def test_arrays_are_aligned_zeroed_and_apart(huge_pages: bool) -> None:
+    arena = Arena(1 << 16, huge_pages)
+    arrays = [arena.empty(shape, dtype) for shape in SHAPES for dtype in (np.float32, np.float16, np.int8)]
+    for array in arrays:
+        assert array.ctypes.data % 64 == 0
+        assert not array.any()
+    for i, array in enumerate(arrays):
+        array[...] = i + 1
+    for i, array in enumerate(arrays):
+        assert (array == i + 1).all()
+    assert arena.nbytes == sum(aligned(array.nbytes) for array in arrays)
+
+
+def test_more_than_an_arena_holds_is_not_handed_out() -> None:
+    arena = Arena(128)
+    arena.empty((32,), np.float32)
+    with pytest.raises(ValueError, match="reshape"):
+        arena.empty((1,), np.float32)
+
+
+@pytest.mark.parametrize("nbytes", [1 << 60, 1 << 70])
+def test_memory_that_can_not_be_had_is_refused(nbytes: int) -> None:
+    with pytest.raises(InvalidRequestError, match=f"{nbytes >> 20} MiB of memory can't be had: .*; ask for a smaller context"):
+        Arena(nbytes)
+
+
+@pytest.mark.parametrize("changes", CONFIGS, ids=str)
+@pytest.mark.parametrize(("length", "context", "threads"), [(1, 16, 1), (128, 512, 2), (7, 48, 5)])
+def test_the_state_fits_its_arena(changes: dict[str, Any], length: int, context: int, threads: int) -> None:
+    """`_state_bytes` is an upper bound; the arena raises where it is not."""
+    given = config(**changes)
+    cache, cache_bytes = new_cache(given, context, np.float16)
+    state, state_bytes = new_state(given, cache, length, context, threads)
+    assert state.logits_LV.shape == (length, given.vocab_size)
+    assert state.scores.shape == (threads, 4, context)
+    assert cache_bytes >= 2 * 2 * given.num_hidden_layers * given.num_key_value_heads * context * given.head_dim
+    arrays = [value for value in (getattr(state, field.name) for field in fields(state)) if isinstance(value, np.ndarray)]
+    activations = [value for value in (getattr(state, field.name) for field in fields(state)) if isinstance(value, Activation)]
+    arrays += [part for a in activations for part in (a.codes, a.scales, a.offsets, a.scaled_sums)]
+    assert all(array.ctypes.data % 64 == 0 for array in arrays)
+    assert state_bytes == sum(aligned(array.nbytes) for array in arrays)
+    assert all(activation.exact is None for activation in activations)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_layer_of_cache_is_its_own_memory(dtype: type) -> None:
+    cache, nbytes = new_cache(config(num_hidden_layers=3), 32, dtype)
+    assert [(layer.keys.shape, layer.values.shape) for layer in cache] == 3 * [((2, 2, 16, 16), (2, 32, 16))]
+    assert nbytes == 3 * 2 * 2 * 32 * 16 * np.dtype(dtype).itemsize
+    cache[1].keys[...] = 1
+    assert not any(array.any() for layer in (cache[0], cache[2]) for array in (layer.keys, layer.values))
