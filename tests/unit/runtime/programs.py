@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,11 @@ def interrupt(model: Path) -> None:
 
     presser = threading.Thread(target=press_ctrl_c)
     presser.start()
-    try:
+    with suppress(KeyboardInterrupt):
         while True:  # so that the signal can't come too late
             engine.reset()
             engine.prefill(PROMPT)
-    except KeyboardInterrupt:
-        took = time.monotonic() - pressed_at[0]
+    took = time.monotonic() - pressed_at[0]
     presser.join()
     assert took < 10, f"{took} s to stop"
     assert engine.cached_tokens == tuple(PROMPT[: len(engine.cached_tokens)])
