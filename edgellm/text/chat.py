@@ -38,7 +38,7 @@ def prompt_ids(tokenizer: Tokenizer, template: str | None, messages: Sequence[Me
     _check_messages(messages)
     free = _unused_characters(messages)
     stand_ins = {token: next(free) for token in tokenizer.special_tokens}
-    pattern = re.compile("|".join(re.escape(token) for token in sorted(stand_ins, key=len, reverse=True)) or r"(?!)")
+    pattern = re.compile("|".join(re.escape(token) for token in stand_ins) or r"(?!)")
     shielded = [{**message, "content": pattern.sub(lambda match: stand_ins[match[0]], message["content"])} for message in messages]
     names: dict[int | None, str] = {token_id: token for token, token_id in tokenizer.special_tokens.items()}
     bos, eos = names.get(tokenizer.bos_id, ""), names.get(min(tokenizer.eos_ids, default=None), "")

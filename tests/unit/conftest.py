@@ -24,8 +24,8 @@ CHAT_TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def gguf_tokenizer_metadata() -> dict[str, Any]:
-    """Two control tokens, a user-defined one, all 256 bytes, and merges for " hi" and for "12", which single digits never reach."""
-    merges = ["h i", "Ġ hi", "1 2", "Ġ Ġ"]
+    """Two control tokens, a user-defined one, all 256 bytes, and merges: "12" is out of reach of single digits, "aÃ" ends inside é."""
+    merges = ["h i", "Ġ hi", "1 2", "Ġ Ġ", "a Ã"]
     tokens = [*SPECIAL, "<user>", *BYTE_OF, *(merge.replace(" ", "") for merge in merges)]
     return {
         "tokenizer.ggml.model": "gpt2",

@@ -85,12 +85,13 @@ def test_ctrl_c_before_the_first_token(scripted: Scripted, chat: Callable[..., t
 
 
 def test_a_full_context_forgets_the_oldest_and_says_so(scripted: Scripted, chat: Callable[..., tuple[str, str]]) -> None:
-    engine = scripted("a", END, "b", END, "c", END, context=160)
-    out, err = chat(engine, "x" * 40, "y" * 40, "z" * 200, "third")
-    assert out == "a\nb\nc\n"
-    assert "the oldest 2 messages are forgotten" in err
+    engine = scripted("a", END, "b", END, "c", END, "d", END, context=160)
+    out, err = chat(engine, "x" * 40, "y" * 40, "z" * 200, "third", "4th")
+    assert out == "a\nb\nc\nd\n"
+    assert err.count("the oldest 2 messages are forgotten") == err.count("forgotten") == 1
     assert "the message is too long" in err
     assert engine.prompts[2] == conversation(engine, "y" * 40, "b", "third")
+    assert engine.prompts[3] == conversation(engine, "y" * 40, "b", "third", "c", "4th")
 
 
 @pytest.mark.parametrize(

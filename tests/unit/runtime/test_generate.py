@@ -32,6 +32,7 @@ def run(engine: ScriptedEngine, prompt: str = "hi", max_tokens: int = 100, stop:
         ("aX", 100, ("Xb",), ["a", "", "X"], "stop"),  # held back, then let go with the last token
         ("aX", 2, ("Xb",), ["a", "X"], "length"),
         ("a<user>b", 100, ("user",), ["a", "<"], "stop"),  # in the middle of a token's text
+        ("aé", 100, ("a",), [""], "stop"),  # the token goes on into é, which is then not begun
         ("ab", 100, ("\ufffd",), ["a", "b", ""], "stop"),
         ("é", 1, ("\ufffd",), [""], "length"),
     ],

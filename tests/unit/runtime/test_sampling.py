@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,13 @@ def test_tokens_come_as_often_as_they_are_probable(logits: list[float], params: 
     assert set(seen) <= set(expected)
     for token, probability in expected.items():
         assert seen.get(token, 0) == pytest.approx(probability, abs=2 / 1024)
+
+
+def test_a_token_of_no_weight_is_never_drawn() -> None:
+    for bits in (0, 2**64 - 1):
+        sampler = Sampler(SamplingParams(temperature=1), 3)
+        sampler._bits = SimpleNamespace(random_raw=lambda bits=bits: bits)  # type: ignore[assignment]
+        assert sampler.sample(np.array([-INF, 0, -INF], np.float32)) == 1
 
 
 def test_the_history_is_penalised() -> None:

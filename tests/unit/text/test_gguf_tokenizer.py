@@ -62,7 +62,7 @@ def test_bos_and_eos_are_put_around_a_text_where_the_model_says_so(gguf_tokenize
         ("tokens", [1], ModelFileError, r"tokens\[0\] is 1, not str"),
         ("tokens", ["a", "a"], ModelFileError, "1 of 2 tokens occur twice"),
         ("token_type", [1], ModelFileError, "token_type has 1 entries"),
-        ("token_type", [6] * 263, UnsupportedModelError, r"token_type holds \[6\]"),
+        ("token_type", [6] * 264, UnsupportedModelError, r"token_type holds \[6\]"),
         ("merges", ["h"], ModelFileError, r"merges\[0\] is 'h'"),
         ("merges", ["h i", "h z"], ModelFileError, r"merges\[1\] is 'h z'"),
         ("merges", ["nope i"], ModelFileError, r"merges\[0\]"),

@@ -98,6 +98,14 @@ def test_a_broken_tokenizer_is_refused(text: str) -> None:
         Tokenizer(text, {})
 
 
+def test_a_tokenizer_that_fails_only_when_it_encodes_is_refused(tokenizer_json: str) -> None:
+    document = json.loads(tokenizer_json)
+    piece = {"SpecialToken": {"id": "undefined", "type_id": 0}}
+    document["post_processor"] = {"type": "TemplateProcessing", "single": [piece], "pair": [piece], "special_tokens": {}}
+    with pytest.raises(ModelFileError, match=r"tokenizer\.json cannot be read"):
+        Tokenizer(json.dumps(document), {})
+
+
 def test_another_decoder_is_refused(tokenizer_json: str) -> None:
     document = json.loads(tokenizer_json) | {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}}
     with pytest.raises(UnsupportedModelError, match="WordPiece.*ByteLevel"):
