@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import queue
 import shutil
 import subprocess
 import sys
@@ -167,15 +168,15 @@ def test_pulls_at_the_same_time_fetch_once(cache: Path, pip: Pip) -> None:
     assert pip.calls == 1
 
 
-def test_a_pull_says_that_it_waits_for_another(cache: Path, pip: Pip, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pull_says_that_it_waits_for_another(cache: Path, pip: Pip, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(fetch, "print", lambda text, file: said.put(text), raising=False)
     with fetch._sources_locked(cache, progress=False):
-        waiting = threading.Thread(target=pull, args=("tiny",))
+        waiting = threading.Thread(target=pull, args=("tiny",), daemon=True)
         waiting.start()
-        while "another pull" not in (said := capsys.readouterr().err):
-            assert waiting.is_alive()
+        assert said.get(timeout=60) == f"another pull into {cache} is running; waiting for it"
         assert pip.calls == 0
-    waiting.join()
-    assert "waiting for it" in said
+    waiting.join(timeout=60)
     assert pip.calls == 1
 
 
@@ -242,6 +243,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, source: Path | None, error: Except
         if source is not None:
             shutil.copytree(source, local_dir)
             (local_dir / ".cache").mkdir()
+            (local_dir / ".cache" / "book-keeping").touch()
         if error is not None:
             raise error
 

@@ -154,10 +154,11 @@ def test_a_written_file_has_ordinary_permissions(model_file: Path) -> None:
     assert model_file.stat().st_mode == ordinary.stat().st_mode
 
 
-def test_a_tensor_that_is_not_as_announced_is_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize("announced", [{"shape": (65,)}, {"form": "float32"}])
+def test_a_tensor_that_is_not_as_announced_is_refused(tmp_path: Path, checkpoint: Checkpoint, announced: dict[str, Any]) -> None:
     specs = {name: TensorSpec.of(tensor) for name, tensor in checkpoint.tensors.items()}
-    specs["model.norm.weight"] = TensorSpec((65,), "float32", "F32")
-    with pytest.raises(ModelFileError, match=r"model.norm.weight came as float\d+ \(64,\)"):
+    specs["model.norm.weight"] = replace(specs["model.norm.weight"], **announced)
+    with pytest.raises(ModelFileError, match=r"model\.norm\.weight came as float16 \(64,\); announced was"):
         write_tmac2(tmp_path / "m", replace(checkpoint, tensors=LazyTensors(specs, checkpoint.tensors.__getitem__)))
 
 
