@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -284,12 +285,18 @@ def bench(model: str, prompt_sizes: list[int], gen_sizes: list[int], threads: li
     from edgellm.measure import bench as benchmark
 
     path = fetch.resolve_model(model)
-    records = benchmark.run(path, prompt_sizes, gen_sizes, threads, rounds, progress=sys.stderr.isatty())
-    click.echo(benchmark.table(records), err=destination == "-")
-    if destination == "-":
-        click.echo(json.dumps(records, indent=1))
-    elif destination is not None:
-        _write_results(Path(destination), records)
+    running = benchmark.run(path, prompt_sizes, gen_sizes, threads, rounds, progress=sys.stderr.isatty())
+    records: list[dict[str, Any]] = []
+    try:
+        with _results(destination) as files:
+            for record in running:
+                for keep in (records.append, *files):
+                    keep(record)
+    finally:
+        if records:  # also after Ctrl-C: what was measured is shown and kept
+            click.echo(benchmark.table(records), err=destination == "-")
+            if destination == "-":
+                click.echo(json.dumps(records, indent=1))
 
 
 def _load(options: dict[str, Any]) -> Engine:
@@ -354,10 +361,14 @@ def _description_text(description: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _write_results(path: Path, records: list[dict[str, Any]]) -> None:
+@contextmanager
+def _results(destination: str | None) -> Iterator[list[Callable[[dict[str, Any]], object]]]:
+    """What keeps a record: the results file of that name, written before anything is measured; nothing for None and "-"."""
+    if destination is None or destination == "-":
+        yield []
+        return
     from edgellm.measure.fingerprint import fingerprint
     from edgellm.measure.results import ResultsFile
 
-    with ResultsFile(path, kind="bench", fingerprint=fingerprint()) as results:
-        for record in records:
-            results.append(record)
+    with ResultsFile(Path(destination), kind="bench", fingerprint=fingerprint()) as results:
+        yield [results.append]

@@ -23,6 +23,10 @@ class FetchError(EdgeLLMError):
     """A model could not be fetched or stored: no network, a wrong checksum, a full disk, an unwritable cache."""
 
 
+class CacheReplacedError(EdgeLLMError):
+    """The engine has run another text since; the text's tokens must be given again."""
+
+
 class InvalidRequestError(EdgeLLMError, ValueError):
     """An argument is outside its range; the message gives the range."""
 

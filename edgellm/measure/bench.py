@@ -56,10 +56,11 @@ def run(
     rounds: int,
     progress: bool = True,
     load: LoadBackend | None = None,
-) -> list[Record]:
+) -> Iterator[Record]:
     """Measure a model file: one record per thread count and case (see `measure`), on EdgeLLM unless `load` gives another backend.
 
-    The progress bar goes to stderr. Raises InvalidRequestError for sizes, threads or rounds below 1 and when there is nothing to do.
+    The progress bar goes to stderr. Raises InvalidRequestError, before anything is measured, for sizes, threads or rounds below 1
+    and when there is nothing to do.
     """
     cases = [Case("pp", size) for size in prompt_sizes] + [Case("tg", size) for size in gen_sizes]
     if not cases:
@@ -70,14 +71,16 @@ def run(
         for count in counts:
             if count < 1:
                 raise InvalidRequestError(f"{what} {count} is not possible; it must be at least 1")
-    records: list[Record] = []
+    return _run(Path(model), cases, threads, rounds, progress, load or _load_edgellm)
+
+
+def _run(model: Path, cases: Sequence[Case], threads: Sequence[int], rounds: int, progress: bool, load: LoadBackend) -> Iterator[Record]:
     for count in threads:
-        backend = (load or _load_edgellm)(Path(model), threads=count, context=max(case.context for case in cases))
+        backend = load(model, threads=count, context=max(case.context for case in cases))
         try:
-            records += measure([backend], cases, rounds, progress)
+            yield from measure([backend], cases, rounds, progress)
         finally:
             backend.unload()
-    return records
 
 
 def measure(

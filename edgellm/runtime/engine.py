@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.errors import ContextOverflowError, InvalidRequestError
+from edgellm.errors import CacheReplacedError, ContextOverflowError, InvalidRequestError
 from edgellm.formats import open_checkpoint
 from edgellm.formats.fetch import resolve_model
 from edgellm.model.config import LlamaConfig
@@ -76,6 +76,8 @@ class Engine:
         self.plan: native.Plan | None = None
         self._replay = self._record(weights) if make_ops is None else self._run_eagerly(make_ops(self.isa, self._pool), weights)
         self._tokens: list[int] = []  # what the cache holds
+        self.epoch = 0
+        """Counts the texts that the cache has held: each call but `decode` and `profile` begins another."""
         self._busy = threading.Lock()
 
     def _record(self, weights: DecoderWeights) -> Callable[[], None]:
@@ -100,6 +102,7 @@ class Engine:
     def reset(self) -> None:
         """Forget the cached tokens."""
         with self._alone():
+            self.epoch += 1
             self._tokens = []
 
     def prefill(self, token_ids: Sequence[int]) -> F32:
@@ -110,15 +113,21 @@ class Engine:
         """
         ids = self._checked(token_ids)
         with self._alone():
+            self.epoch += 1
             shared = min(_common_prefix(self._tokens, ids), len(ids) - 1)  # the last token is run again for its logits
             del self._tokens[shared:]
             for chunk, is_last in self._chunks(ids[shared:]):
                 self._advance(chunk, 1 if is_last else 0)
             return self._last_logits()
 
-    def decode(self, token_id: int) -> F32:
-        """Append one token; logits float32 [V] as from `prefill`, with the same errors."""
+    def decode(self, token_id: int, epoch: int | None = None) -> F32:
+        """Append one token; logits float32 [V] as from `prefill`, with the same errors.
+
+        With `epoch`, as it was after the text's prefill: CacheReplacedError if another text has taken the cache since.
+        """
         with self._alone():
+            if epoch not in (None, self.epoch):
+                raise CacheReplacedError("the engine has run another text since; prefill this one again")
             if not 0 <= token_id < self.config.vocab_size:
                 raise InvalidRequestError(f"token id {token_id} is outside the vocabulary of {self.config.vocab_size}")
             if len(self._tokens) >= self.context:
@@ -131,6 +140,7 @@ class Engine:
         ids = self._checked(token_ids)
         out = np.empty((len(ids), self.config.vocab_size), np.float32)
         with self._alone():
+            self.epoch += 1
             self._tokens = []
             for chunk, _ in self._chunks(ids):
                 done = len(self._tokens)

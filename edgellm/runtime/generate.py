@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.errors import InvalidRequestError
+from edgellm.errors import CacheReplacedError, InvalidRequestError
 from edgellm.runtime.sampling import Sampler, SamplingParams
 from edgellm.text.stop import StopStrings
 from edgellm.text.tokenizer import StreamDecoder, Tokenizer
@@ -41,11 +41,15 @@ class InferenceEngine(Protocol):
     def context(self) -> int:
         """How many tokens fit."""
 
+    @property
+    def epoch(self) -> int:
+        """Another number for each text that the cache holds."""
+
     def prefill(self, token_ids: Sequence[int], /) -> npt.NDArray[np.float32]:
         """Logits [V] after these tokens; ContextOverflowError, before any work, if they do not fit."""
 
-    def decode(self, token_id: int, /) -> npt.NDArray[np.float32]:
-        """Logits [V] after one more token."""
+    def decode(self, token_id: int, epoch: int | None = None, /) -> npt.NDArray[np.float32]:
+        """Logits [V] after one more token; CacheReplacedError if the text of that epoch is no longer the cached one."""
 
 
 class Generation(Iterator[GeneratedToken]):
@@ -90,7 +94,7 @@ class Generation(Iterator[GeneratedToken]):
         if self._max_tokens == 0:
             self.finish_reason = "length"
             return
-        logits = self._engine.prefill(prompt_ids)
+        logits = self._prefill(prompt_ids)
         end = min(self.prompt_tokens + self._max_tokens, self._engine.context + 1)  # the last token is never decoded
         history = np.empty(end, np.int64)
         history[: self.prompt_tokens] = prompt_ids
@@ -112,7 +116,19 @@ class Generation(Iterator[GeneratedToken]):
                 yield GeneratedToken(token_id, text, now_ns)
                 return
             yield GeneratedToken(token_id, text, now_ns)
-            logits = self._engine.decode(token_id)
+            logits = self._advance(history[: position + 1])
+
+    def _prefill(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        logits = self._engine.prefill(token_ids)
+        self._epoch = self._engine.epoch
+        return logits
+
+    def _advance(self, history: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Logits after the newest token. Where another text has taken the cache since, this one is run again: to the same bits."""
+        try:
+            return self._engine.decode(int(history[-1]), self._epoch)
+        except CacheReplacedError:
+            return self._prefill(history.tolist())
 
     def _rest(self, decoder: StreamDecoder) -> str:
         """The text still held back at the end; after a stop string nothing is."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgellm.errors import ContextOverflowError
+from edgellm.errors import CacheReplacedError, ContextOverflowError
 from edgellm.formats.gguf_tokenizer import tokenizer_json_from_gguf
 from edgellm.text.tokenizer import BYTE_OF, Tokenizer
 
@@ -63,6 +63,7 @@ class ScriptedEngine:
         self.path = Path("scripted.tmac2.bin")
         self.prompts: list[list[int]] = []
         self.resets = 0
+        self.epoch = 0
         self._script = iter(script)
         self._cached = 0
 
@@ -70,10 +71,13 @@ class ScriptedEngine:
         if len(token_ids) > self.context:
             raise ContextOverflowError(f"{len(token_ids)} tokens, context {self.context}")
         self.prompts.append(list(token_ids))
+        self.epoch += 1
         self._cached = len(token_ids)
         return self._next_logits()
 
-    def decode(self, token_id: int) -> npt.NDArray[np.float32]:
+    def decode(self, token_id: int, epoch: int | None = None) -> npt.NDArray[np.float32]:
+        if epoch != self.epoch:
+            raise CacheReplacedError
         assert self._cached < self.context, "decoded a token that does not fit"
         self._cached += 1
         return self._next_logits()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -237,3 +237,34 @@ def test_bench_passes_on_and_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert run(*arguments, "--json", str(tmp_path / "r.json")).exit_code == 0
     assert json.loads((tmp_path / "r.json").read_text())["records"] == [{"test": "pp8", "samples_ns": [1, 2]}]
     assert seen == [(model, [8, 16], [], [1, 2], 3)] * 3
+
+
+def test_interrupted_bench_keeps_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgellm.measure import bench
+
+    def interrupted(*arguments: Any, progress: bool) -> Iterator[dict[str, Any]]:
+        yield {"test": "pp8", "samples_ns": [1]}
+        raise KeyboardInterrupt
+
+    model = tmp_path / "m.tmac2.bin"
+    model.touch()
+    monkeypatch.setattr(bench, "run", interrupted)
+    monkeypatch.setattr(bench, "table", lambda records: "the table")
+    result = run("bench", "--model", str(model), "--json", str(tmp_path / "r.json"))
+    assert (result.exit_code, result.stdout) == (130, "the table\n")
+    assert json.loads((tmp_path / "r.json").read_text())["records"] == [{"test": "pp8", "samples_ns": [1]}]
+
+
+def test_bench_refuses_an_unwritable_file_before_it_measures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgellm.measure import bench
+
+    def measured(*arguments: Any, progress: bool) -> Iterator[dict[str, Any]]:
+        pytest.fail("measured for nothing")
+        yield {}
+
+    model = tmp_path / "m.tmac2.bin"
+    model.touch()
+    monkeypatch.setattr(bench, "run", measured)
+    result = run("bench", "--model", str(model), "--json", str(model / "r.json"))
+    assert result.exit_code == 2
+    assert "cannot write the results file" in result.stderr

@@ -57,7 +57,7 @@ def load(calls: CALLS) -> LoadBackend:
 
 
 def test_records_have_llama_bench_fields(load: LoadBackend) -> None:
-    records = bench.run("m.bin", [8, 16], [4], [1, 2], rounds=3, progress=False, load=load)
+    records = list(bench.run("m.bin", [8, 16], [4], [1, 2], rounds=3, progress=False, load=load))
     assert [(record["test"], record["n_threads"]) for record in records] == [(test, t) for t in (1, 2) for test in ("pp8", "pp16", "tg4")]
     for record in records:
         assert len(record["samples_ns"]) == len(record["samples_ts"]) == 3
@@ -72,7 +72,7 @@ def test_records_have_llama_bench_fields(load: LoadBackend) -> None:
 
 
 def test_work_of_a_run(load: LoadBackend, calls: CALLS) -> None:
-    bench.run("m.bin", [8], [4], [2], rounds=3, progress=False, load=load)
+    list(bench.run("m.bin", [8], [4], [2], rounds=3, progress=False, load=load))
     assert calls[0] == ("fake", "load", "m.bin", 2, 8)
     prefills = [ids for _, what, ids in (call for call in calls if call[1] == "prefill")]
     assert [len(ids) for ids in prefills] == [8] * (1 + 3) + [bench.DEPTH] * (1 + 3)
@@ -109,18 +109,20 @@ def test_model_is_unloaded_after_a_failure(calls: CALLS) -> None:
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        bench.run("m.bin", [8], [], [1], rounds=1, progress=False, load=lambda model, *, threads, context: Broken("A", threads, calls))
+        list(
+            bench.run("m.bin", [8], [], [1], rounds=1, progress=False, load=lambda model, *, threads, context: Broken("A", threads, calls))
+        )
     assert calls == [("A", "unload")]
 
 
 def test_one_round_has_no_deviation(load: LoadBackend) -> None:
-    (record,) = bench.run("m.bin", [8], [], [1], rounds=1, progress=False, load=load)
+    (record,) = list(bench.run("m.bin", [8], [], [1], rounds=1, progress=False, load=load))
     assert record["stddev_ts"] is None
     assert "±" not in bench.table([record])
 
 
 def test_progress_goes_to_stderr(load: LoadBackend, capsys: pytest.CaptureFixture[str]) -> None:
-    bench.run("m.bin", [8], [], [1], rounds=2, load=load)
+    list(bench.run("m.bin", [8], [], [1], rounds=2, load=load))
     said = capsys.readouterr()
     assert said.out == ""
     assert "pp8" in said.err
@@ -141,12 +143,12 @@ def test_silly_arguments(
     prompt_sizes: list[int], gen_sizes: list[int], threads: list[int], rounds: int, problem: str, load: LoadBackend, calls: CALLS
 ) -> None:
     with pytest.raises(InvalidRequestError, match=problem):
-        bench.run("m.bin", prompt_sizes, gen_sizes, threads, rounds, progress=False, load=load)
+        list(bench.run("m.bin", prompt_sizes, gen_sizes, threads, rounds, progress=False, load=load))
     assert calls == []
 
 
 def test_table(load: LoadBackend) -> None:
-    head, rule, *rows = bench.table(bench.run("m.bin", [8], [4], [1], rounds=2, progress=False, load=load)).splitlines()
+    head, rule, *rows = bench.table(list(bench.run("m.bin", [8], [4], [1], rounds=2, progress=False, load=load))).splitlines()
     assert [cell.strip() for cell in head.strip("|").split("|")] == ["model", "size", "params", "backend", "threads", "test", "t/s"]
     assert len({len(line) for line in (head, rule, *rows)}) == 1
     assert [row.split("|")[6].strip() for row in rows] == ["pp8", "tg4"]

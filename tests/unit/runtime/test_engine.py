@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 import edgellm
-from edgellm.errors import ContextOverflowError, EdgeLLMError, InvalidRequestError, ModelFileError, NativeError
+from edgellm.errors import CacheReplacedError, ContextOverflowError, EdgeLLMError, InvalidRequestError, ModelFileError, NativeError
 from edgellm.ops import native
 from edgellm.ops.interface import Ops
 from edgellm.ops.reference import Reference
@@ -70,6 +70,22 @@ def test_decoding_gives_the_bits_of_prefilling(engine: Engine) -> None:
     for i in range(7, len(PROMPT)):
         np.testing.assert_array_equal(engine.decode(PROMPT[i]), expected[i])
     assert engine.cached_tokens == tuple(PROMPT)
+
+
+def test_generations_that_take_turns_give_what_each_gives_alone(engine: Engine) -> None:
+    prompts = (PROMPT[:9], PROMPT[3:20])
+    alone = [[token.id for token in engine.generate(prompt, max_tokens=8)] for prompt in prompts]
+    turns = zip(*(engine.generate(prompt, max_tokens=8) for prompt in prompts), strict=True)
+    assert [list(ids) for ids in zip(*((a.id, b.id) for a, b in turns), strict=True)] == alone
+
+
+def test_decoding_for_a_text_that_lost_the_cache_is_refused(engine: Engine) -> None:
+    engine.prefill(PROMPT[:5])
+    epoch = engine.epoch
+    engine.decode(PROMPT[5], epoch)
+    engine.prefill(PROMPT[:6])
+    with pytest.raises(CacheReplacedError, match="another text since"):
+        engine.decode(PROMPT[6], epoch)
 
 
 def one_step_of_int8(logits: npt.NDArray[np.float32]) -> float:
