@@ -38,6 +38,8 @@ def test_logits_are_golden(
 
 
 def test_logits_of_a_long_prompt_are_golden(model_path: Path, prompts: dict[str, list[int]], engine_golden: Any, isa: str) -> None:
+    if isa == "scalar":
+        pytest.skip("scalar C takes too long for a long prompt; tests/kernels compares its attention over long caches")
     engine = edgellm.load(model_path, isa=isa, threads=1, context=256)
     assert digest(engine.prefill(joined(prompts))) == engine_golden["long_prompt_logits_sha256"]
 
