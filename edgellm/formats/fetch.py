@@ -265,6 +265,8 @@ def _pull_from_hub(name: str, sources: Path, progress: bool) -> Path:
 def _pull_local(path: Path, root: Path, progress: bool) -> Path:
     """Copy a model into the cache. A copy, not a link: the cache has to survive a change of the original, and never change it."""
     open_checkpoint(path)
+    if path.resolve().is_relative_to(root.resolve()):
+        return path
     name = _model_name(path, root)
     if path.is_dir():
         return _copy_folder(path, root / "sources" / name, progress)
@@ -274,8 +276,6 @@ def _pull_local(path: Path, root: Path, progress: bool) -> Path:
 
 
 def _copy_file(path: Path, target: Path, progress: bool) -> None:
-    if target.exists() and target.samefile(path):
-        return
     with storing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=not progress)
@@ -286,8 +286,6 @@ def _copy_file(path: Path, target: Path, progress: bool) -> None:
 
 
 def _copy_folder(path: Path, target: Path, progress: bool) -> Path:
-    if target.exists() and target.samefile(path):
-        return target
     with _partial(target.parent) as folder:
         copy = folder / "copy"
         for file in hf.model_files(path):

@@ -24,7 +24,7 @@ def quantize_int8(name: str, weights: F32) -> QuantizedMatrix:
         scales = (largest / np.float32(LARGEST_CODE)).astype(np.float16)
     if not np.isfinite(scales).all():
         raise UnsupportedModelError(f"tensor {name} has a weight that is not finite, or above {INT8}'s limit of 65504 * {LARGEST_CODE}")
-    divisors = np.where(scales == 0, np.float32(1), scales.astype(np.float32))[:, :, None]
-    codes = np.where(scales[:, :, None] == 0, np.float32(0), groups / divisors)
+    divisors = np.where(scales == 0, np.float32(1), scales.astype(np.float32))  # a scale is 0 where all weights are far below 1
+    codes = groups / divisors[:, :, None]
     np.clip(np.rint(codes, out=codes), -LARGEST_CODE, LARGEST_CODE, out=codes)
     return QuantizedMatrix(INT8, codes.astype(np.int8).reshape(rows, cols), scales)

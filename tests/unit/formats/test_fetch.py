@@ -210,7 +210,9 @@ def test_a_local_gguf_is_copied(cache: Path, tmp_path: Path) -> None:
     path = pull(str(source))
     assert path == cache / "sources" / "mine.Q4_1" / "mine.Q4_1.gguf"
     assert path.read_bytes() == source.read_bytes()
+    before = path.stat()
     assert pull(str(path), progress=False) == path
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_a_local_folder_is_copied_without_what_is_not_the_model(cache: Path, tmp_path: Path) -> None:
