@@ -74,6 +74,11 @@ def installed_state() -> dict[str, str]:
     return state
 
 
+def remember(state: dict[str, str]) -> None:
+    """Note what was installed, and which binary came of it."""
+    STAMP.write_text(json.dumps({**state, "binary": digest(compiled_module())}), encoding="utf-8")
+
+
 def explain(output: str) -> str:
     """One line for pip's pages: the known cause, else the last error that it printed."""
     for message, signs in SYMPTOMS.items():
@@ -85,7 +90,7 @@ def explain(output: str) -> str:
 
 def pip_install(*arguments: str) -> None:
     """Run pip inside the environment; its output is shown only when the cause is not a known one."""
-    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", *arguments]
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     result = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if result.returncode:
         message = explain(result.stdout)
@@ -104,8 +109,8 @@ def create() -> None:
 
 
 def works() -> bool:
-    """Whether the environment's Python starts: it does not after the Python beneath it was removed."""
-    return PYTHON.exists() and subprocess.run([str(PYTHON), "-c", ""], capture_output=True, check=False).returncode == 0
+    """Whether the environment's Python starts and has pip: not after the Python beneath it was removed, or its making interrupted."""
+    return PYTHON.exists() and subprocess.run([str(PYTHON), "-c", "import pip"], capture_output=True, check=False).returncode == 0
 
 
 def main() -> None:
@@ -126,7 +131,7 @@ def main() -> None:
     else:
         print("edgellm: rebuilding the C module", flush=True)
         pip_install("--no-build-isolation", "--no-deps", "--editable", ".")
-    STAMP.write_text(json.dumps({**wanted, "binary": digest(compiled_module())}), encoding="utf-8")
+    remember(wanted)
 
 
 if __name__ == "__main__":
