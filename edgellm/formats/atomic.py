@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,12 +19,15 @@ from edgellm.errors import FetchError
 def replacing(target: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `target` when the block ends; if the block raises, nothing is left behind.
 
+    What a killed process left is removed by the next one that writes the same target.
     FetchError: the folder is missing or not writable, or the disk is full.
     """
     partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")  # tempfile's files would be readable by their owner only
     with storing(target):
+        _remove_leftovers(target)
         try:
             with partial.open("xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # says that we live
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -30,6 +35,13 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
         except BaseException:  # Ctrl-C too leaves nothing behind
             partial.unlink(missing_ok=True)
             raise
+
+
+def _remove_leftovers(target: Path) -> None:
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        with leftover.open("rb") as file, suppress(BlockingIOError):  # locked: another process is writing it
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink(missing_ok=True)
 
 
 @contextmanager

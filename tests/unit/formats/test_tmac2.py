@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -141,6 +142,16 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, checkpoint: Chec
     with pytest.raises(FetchError, match="the disk is full"):
         write_tmac2(tmp_path / "m.bin", checkpoint)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_write_left_is_removed_and_what_a_living_one_writes_is_not(model_file: Path, checkpoint: Checkpoint) -> None:
+    dead, alive, other = (model_file.with_name(f".{name}.partial") for name in ("m.tmac2.bin.1", "m.tmac2.bin.2", "n.tmac2.bin.3"))
+    for path in (dead, alive, other):
+        path.touch()
+    with alive.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_tmac2(model_file, checkpoint)
+    assert set(model_file.parent.iterdir()) == {model_file, alive, other}
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path, checkpoint: Checkpoint) -> None:
