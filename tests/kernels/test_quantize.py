@@ -188,6 +188,14 @@ def test_a_group_of_any_size_keeps_its_meaning(isa: str, largest: float) -> None
         check(Quantize(x), isa, relative=0)
 
 
+@pytest.mark.parametrize("largest", [0.0, 1e-45, 1e-38, 9e-31])
+def test_a_tiny_group_has_codes_of_zero(isa: str, largest: float) -> None:
+    """127 / max|x| would overflow, and its product with the zeros among them be NaN."""
+    x = np.zeros((1, 32), np.float32)
+    x[0, ::2] = largest
+    assert not native_results(Quantize(x), isa)["codes"].any()
+
+
 def test_ties_round_to_even(isa: str) -> None:
     x = np.zeros((1, 32), np.float32)
     x[0, :8] = 127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5  # 127 makes the scale 1
