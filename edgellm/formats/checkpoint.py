@@ -23,7 +23,7 @@ class Checkpoint:
     tensors:        lazily read; iteration gives the names in model order
     tokenizer_json: the text of a Hugging Face `tokenizer.json`
     chat_template:  jinja2 source, or None
-    provenance:     where it came from: at least `source` (file name or hub name), `source_sha256`, `format`
+    provenance:     where it came from: at least `source` (file name or hub name) and `format`; once converted, `source_sha256` too
     """
 
     config: dict[str, Any]

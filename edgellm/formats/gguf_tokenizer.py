@@ -65,7 +65,7 @@ def tokenizer_json_from_gguf(metadata: Mapping[str, Any]) -> str:
 def _refuse_unsupported(keys: Mapping[str, Any]) -> None:
     if keys.get("model") != "gpt2":
         raise UnsupportedModelError(f'{PREFIX}model is {keys.get("model")!r}; implemented: "gpt2" (byte-level BPE)')
-    if keys.get("pre") not in PRE_TOKENIZERS:
+    if keys.get("pre") not in tuple(PRE_TOKENIZERS):  # a hostile file may give a list, which no dict can look up
         raise UnsupportedModelError(f"{PREFIX}pre is {keys.get('pre')!r}; implemented: {', '.join(PRE_TOKENIZERS)}")
     unknown = [key for key in keys if key not in READ_KEYS + SILENT_KEYS and not key.endswith("_token_id")]
     if unknown:

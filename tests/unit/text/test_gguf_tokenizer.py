@@ -56,6 +56,7 @@ def test_bos_and_eos_are_put_around_a_text_where_the_model_says_so(gguf_tokenize
         ("model", "llama", UnsupportedModelError, "'llama'.*gpt2"),
         ("model", None, UnsupportedModelError, "None.*gpt2"),
         ("pre", "qwen2", UnsupportedModelError, "'qwen2'.*gpt-2, smollm"),
+        ("pre", ["smollm"], UnsupportedModelError, "\\[.smollm.\\]"),
         ("precompiled_charsmap", b"", UnsupportedModelError, "precompiled_charsmap"),
         ("tokens", None, ModelFileError, "tokens is missing"),
         ("tokens", "abc", ModelFileError, "tokens is missing or not an array"),
