@@ -242,9 +242,9 @@ def test_in_a_process_of_its_own(program: str, synthetic_model: Path) -> None:
 
 def test_generate_goes_through_the_engine(engine: Engine) -> None:
     """The loop has its own tests; here, that a text becomes tokens and tokens a continuation, the same each time."""
-    first = [token.id for token in engine.generate("hi", max_tokens=5)]
+    first = [token.id for token in engine.generate("x", max_tokens=5)]
     assert len(first) == 5 or first[-1] in engine.tokenizer.eos_ids
-    assert [token.id for token in engine.generate(engine.tokenizer.encode("hi"), max_tokens=5)] == first
+    assert [token.id for token in engine.generate(engine.tokenizer.encode("x"), max_tokens=5)] == first
 
 
 def test_memory_is_counted(engine: Engine, synthetic_model: Path) -> None:
@@ -275,7 +275,7 @@ def test_what_was_asked_for_is_what_it_says(synthetic_model: Path, monkeypatch: 
     monkeypatch.setenv("EDGELLM_ISA", "scalar")
     engine = edgellm.load(str(synthetic_model), threads=3, context=100)
     assert (engine.isa, engine.threads, engine.context, engine.path) == ("scalar", 3, 100, synthetic_model)
-    assert engine.config.vocab_size == engine.tokenizer.vocab_size == VOCAB
+    assert engine.config.vocab_size == VOCAB
     assert edgellm.load(synthetic_model).context == CONFIG["max_position_embeddings"]
 
 
