@@ -10,6 +10,8 @@ import numpy.typing as npt
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
+_BLOCK = 4096  # positions at a time, so that the float64 intermediates stay small
+
 # pi/2 in three parts of 33 bits, so that n * part is exact for n < 2^20 (Cody and Waite, 1980).
 _HALF_PI = tuple(float.fromhex(part) for part in ("0x1.921fb544p+0", "0x1.0b4611a6p-34", "0x1.3198a2e037073p-69"))
 # Taylor coefficients: on |r| <= pi/4 their truncation is below 1e-16.
@@ -31,8 +33,17 @@ def inverse_frequencies(theta: float, head_dim: int) -> F32:
 def cos_sin(theta: float, head_dim: int, context: int) -> tuple[F32, F32]:
     """cos and sin, float32 [context, E/2], of position * inverse frequency, that product rounded to float32 as
     Hugging Face transformers rounds it."""
-    positions = np.arange(context, dtype=np.float32)
-    angles = (positions[:, None] * inverse_frequencies(theta, head_dim)).astype(np.float64)
+    frequencies = inverse_frequencies(theta, head_dim)
+    cos, sin = np.empty((2, context, head_dim // 2), np.float32)
+    for start in range(0, context, _BLOCK):
+        positions = np.arange(start, min(start + _BLOCK, context), dtype=np.float32)
+        angles = (positions[:, None] * frequencies).astype(np.float64)
+        cos[start : start + _BLOCK], sin[start : start + _BLOCK] = _cos_sin(angles)
+    return cos, sin
+
+
+def _cos_sin(angles: F64) -> tuple[F64, F64]:
+    """cos and sin of angles in 0..2^20, float64, within an ulp or so."""
     turns = np.rint(angles * float.fromhex("0x1.45f306dc9c883p-1"))  # 2 / pi
     r = angles
     for part in _HALF_PI:
@@ -43,7 +54,7 @@ def cos_sin(theta: float, head_dim: int, context: int) -> tuple[F32, F32]:
     quadrant = turns.astype(np.int64) & 3
     swap, negative_sin, negative_cos = quadrant & 1 == 1, quadrant >= 2, (quadrant == 1) | (quadrant == 2)
     sin, cos = np.where(swap, cos, sin), np.where(swap, sin, cos)
-    return (np.where(negative_cos, -cos, cos).astype(np.float32), np.where(negative_sin, -sin, sin).astype(np.float32))
+    return np.where(negative_cos, -cos, cos), np.where(negative_sin, -sin, sin)
 
 
 def _horner(coefficients: tuple[float, ...], x: F64) -> F64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -190,7 +191,7 @@ class Engine:
             yield ids[start : start + self.prefill_chunk], start + self.prefill_chunk >= len(ids)
 
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
-        ids = [int(token) for token in token_ids]
+        ids = [operator.index(token) for token in token_ids]
         if not ids:
             raise InvalidRequestError("there are no tokens to run; at least one is needed")
         if len(ids) > self.context:
