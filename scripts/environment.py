@@ -90,7 +90,7 @@ def explain(output: str) -> str:
 
 def pip_install(*arguments: str) -> None:
     """Run pip inside the environment; its output is shown only when the cause is not a known one."""
-    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "2", *arguments]
     result = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if result.returncode:
         message = explain(result.stdout)
