@@ -15,7 +15,6 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10.9"
-nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
@@ -95,16 +94,15 @@ def kernels(session: nox.Session, isa: str) -> None:
 @nox.session(venv_backend="none")
 def e2e(session: nox.Session) -> None:
     """The real model, from file to text."""
-    prepare(session)
+    prepare(session, model=True)
     session.run(*E2E.pytest, *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def perf(session: nox.Session) -> None:
     """Fetch and convert the default model, measure it, print the table and write results/*.json."""
-    prepare(session)
+    prepare(session, model=True)
     RESULTS.mkdir(exist_ok=True)
-    session.run(EDGELLM, "pull", MODEL)
     session.run(EDGELLM, "convert", MODEL)
     session.run(*PERF.pytest, f"--benchmark-json={RESULTS.name}/latency.json", *session.posargs)
     session.run(EDGELLM, *f"bench --model {MODEL} -p 128 -n 64 -t {THREADS} -r 10 --json {RESULTS.name}/bench.json".split())
@@ -113,7 +111,7 @@ def perf(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def quality(session: nox.Session) -> None:
     """What the model says: perplexity on the texts in EDGELLM_DATA."""
-    prepare(session)
+    prepare(session, model=True)
     session.run(*QUALITY.pytest, *session.posargs)
 
 
@@ -151,9 +149,11 @@ def sanitize(session: nox.Session) -> None:
     )
 
 
-def prepare(session: nox.Session) -> None:
-    """Bring `.venv` up to date with the sources."""
+def prepare(session: nox.Session, model: bool = False) -> None:
+    """Bring `.venv` up to date with the sources, and the model into the cache: here, where what stops it is one line and not every test."""
     session.run(sys.executable, "-m", "scripts.environment", log=False)
+    if model:
+        session.run(EDGELLM, "pull", MODEL)
 
 
 def isas_available() -> list[str]:
