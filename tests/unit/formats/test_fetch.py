@@ -194,8 +194,6 @@ def test_an_unwritable_cache_is_said(cache: Path, pip: Pip) -> None:
     cache.write_text("a file where the folder should be")
     with pytest.raises(FetchError, match=r"cache/sources: cannot be written: .*EDGELLM_HOME"):
         pull("tiny", progress=False)
-    with pytest.raises(FetchError, match=r"cannot be written: .*EDGELLM_HOME"):
-        default_destination("tiny")
 
 
 @pytest.mark.parametrize("name", ["nothing", "./no/file.gguf"])
@@ -292,6 +290,7 @@ def test_a_name_resolves_to_what_was_pulled_and_converted(cache: Path, pip: Pip)
         resolve_model("tiny")
     destination = default_destination("tiny")
     assert destination == default_destination(path) == cache / "models" / "tiny.tmac2.bin"
+    destination.parent.mkdir()
     destination.touch()
     assert resolve_model("tiny") == destination
 
@@ -304,6 +303,7 @@ def test_paths_resolve_to_themselves(cache: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_is_refused_with_what_there_is(cache: Path, pip: Pip) -> None:
+    (cache / "models").mkdir(parents=True)
     for name in ("b", "a"):
         default_destination(name).touch()
     with pytest.raises(ModelFileError, match="converted are: a, b; give a path, or run: edgellm pull tiny && edgellm convert tiny"):

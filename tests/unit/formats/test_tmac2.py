@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from edgellm.errors import FetchError, ModelFileError, UnsupportedModelError
+from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix, Scheme, pack_nibbles
 from edgellm.formats.tensors import LazyTensors, TensorSpec
@@ -132,37 +129,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(model_file: Path, c
         write_tmac2(model_file, replace(checkpoint, tensors=tensors))
     assert model_file.read_bytes() == before
     assert list(model_file.parent.iterdir()) == [model_file]
-
-
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(FetchError, match="the disk is full"):
-        write_tmac2(tmp_path / "m.bin", checkpoint)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_killed_write_left_is_removed_and_what_a_living_one_writes_is_not(model_file: Path, checkpoint: Checkpoint) -> None:
-    dead, alive, other = (model_file.with_name(f".{name}.partial") for name in ("m.tmac2.bin.1", "m.tmac2.bin.2", "n.tmac2.bin.3"))
-    for path in (dead, alive, other):
-        path.touch()
-    with alive.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        write_tmac2(model_file, checkpoint)
-    assert set(model_file.parent.iterdir()) == {model_file, alive, other}
-
-
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    with pytest.raises(FetchError, match=r"none/m\.bin: cannot be written: No such file"):
-        write_tmac2(tmp_path / "none" / "m.bin", checkpoint)
-
-
-def test_a_written_file_has_ordinary_permissions(model_file: Path) -> None:
-    ordinary = model_file.with_name("ordinary")
-    ordinary.touch()
-    assert model_file.stat().st_mode == ordinary.stat().st_mode
 
 
 @pytest.mark.parametrize("announced", [{"shape": (65,)}, {"form": "float32"}])
