@@ -22,27 +22,38 @@ def replacing(target: Path, remedy: str = "write elsewhere") -> Iterator[BinaryI
     Folders that are missing on the way to `target` are made. What a killed process left is removed by the next one that writes the same
     target. FetchError: the folder is not writable or the disk is full; it ends with `remedy`, what the user can do about it.
     """
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")  # tempfile's files would be readable by their owner only
     with storing(target, remedy):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
-        try:
-            with partial.open("xb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # says that we live
+        with _partial(target) as file:
+            partial = Path(file.name)
+            try:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(target)
-        except BaseException:  # Ctrl-C too leaves nothing behind
-            partial.unlink(missing_ok=True)
-            raise
+                partial.replace(target)  # before the file is closed, and with that unlocked
+            except BaseException:  # Ctrl-C too leaves nothing behind
+                partial.unlink(missing_ok=True)
+                raise
+
+
+def _partial(target: Path) -> BinaryIO:
+    """A new file beside `target`, locked, which says that its writer lives."""
+    while True:
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")  # tempfile's would be readable by their owner only
+        file = partial.open("xb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # taken for a dead one's, and removed, before it was locked
 
 
 def _remove_leftovers(target: Path) -> None:
+    """Remove the partial files of dead writers: those that are not locked. Whatever ends between two steps here was not a leftover."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        with leftover.open("rb") as file, suppress(BlockingIOError):  # locked: another process is writing it
+        with suppress(FileNotFoundError, BlockingIOError), leftover.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            leftover.unlink(missing_ok=True)
+            leftover.unlink()
 
 
 @contextmanager

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import multiprocessing
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -74,3 +76,34 @@ def test_what_a_killed_write_left_is_removed_and_what_a_living_one_writes_is_not
         fcntl.flock(file, fcntl.LOCK_EX)
         write(tmp_path / "m")
     assert set(tmp_path.iterdir()) == {tmp_path / "m", alive, other}
+
+
+def rewrite(target: Path, times: int) -> None:
+    for _ in range(times):
+        write(target)
+
+
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of what pytest has loaded
+    writers = [context.Process(target=rewrite, args=(tmp_path / "m", 1000)) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    assert list(tmp_path.iterdir()) == [tmp_path / "m"]
+
+
+def test_a_file_removed_before_its_writer_locked_it_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, removed = fcntl.flock, list[Path]()
+
+    def slow(file: BinaryIO, how: int) -> None:
+        if not removed:
+            removed.append(Path(file.name))
+            removed[0].unlink()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    write(tmp_path / "m")
+    assert removed
+    assert list(tmp_path.iterdir()) == [tmp_path / "m"]
