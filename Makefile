@@ -19,3 +19,4 @@ setup:
 
 clean: ## remove what was built and installed, keep the models
 	rm -rf .venv .nox .tox build dist *.egg-info edgellm/_native*
+	find csrc -name "*.o" -delete

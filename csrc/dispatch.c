@@ -3,7 +3,7 @@
 
 #define ROW(integer, floating)                                    \
     {                                                             \
-        [EL_OP_EMBED] = el_embed__scalar,                         \
+        [EL_OP_EMBED] = el_embed__any,                         \
         [EL_OP_RMSNORM_QUANTIZE] = el_rmsnorm_quantize__##floating, \
         [EL_OP_QUANTIZE] = el_quantize__##floating,               \
         [EL_OP_MATMUL] = el_matmul__##integer,                    \

@@ -13,6 +13,11 @@ const char *el_isa_name(int isa);    /* "scalar", "avx2", "avx512vnni" */
 int el_isa_compiled(int isa);        /* 1: this build holds kernels for it */
 int el_isa_supported(int isa);       /* 1: compiled, and this processor and operating system run it */
 
+enum {
+    EL_HEADS_AT_ONCE = 4,        /* query heads that attention handles together, each with a row of scratch */
+    EL_MAX_HEAD_DIM = 256        /* of E */
+};
+
 /* ---- data ------------------------------------------------------------------------------------------------ */
 enum { EL_INT4, EL_INT4_MIN, EL_INT8 };
 
@@ -91,7 +96,7 @@ typedef struct {                 /* out[l, h, :] = softmax(scale * q[l, h, :] . 
     const float *q;              /* [L, H, E] */
     el_cache cache;
     float *out;                  /* [L, H, E] */
-    float *scratch;              /* [threads, 4, context] */
+    float *scratch;              /* [threads, EL_HEADS_AT_ONCE, context] */
     int32_t heads;
     float scale;
 } el_attention;

@@ -50,6 +50,26 @@ static inline int64_t el_tiles(int64_t rows)
     return (rows + EL_TILE - 1) / EL_TILE;
 }
 
+/* Code of lane r, column k of a packed group, as an integer weight before its scale. */
+static inline int32_t el_code_at(int scheme, const uint8_t *group, int r, int k)
+{
+    if (scheme == EL_INT8)
+        return (int32_t)group[k / 4 * 64 + r * 4 + k % 4] - 128;
+    int32_t code = group[k / 8 * 64 + r * 4 + k % 4] >> (k % 8 < 4 ? 0 : 4) & 15;
+    return scheme == EL_INT4 ? code - 8 : code;
+}
+
+static inline int64_t el_group_bytes(int scheme)
+{
+    return scheme == EL_INT8 ? EL_TILE * EL_GROUP : EL_TILE * EL_GROUP / 2;
+}
+
+/* Rows of EL_TILE scales that a tile's group has: the scales, and the minimums of int4-min. */
+static inline int64_t el_scale_rows(int scheme)
+{
+    return scheme == EL_INT4_MIN ? 2 : 1;
+}
+
 /* dispatch.c: the kernel for each op and instruction set; NULL where this build has none. */
 extern const el_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT];
 
@@ -66,7 +86,7 @@ EL_DECLARE_FLOAT_KERNELS(scalar)
 EL_DECLARE_FLOAT_KERNELS(avx2)
 EL_DECLARE_FLOAT_KERNELS(avx512)
 
-void el_embed__scalar(const el_args *, const el_step *, el_team);
+void el_embed__any(const el_args *, const el_step *, el_team);
 void el_matmul__scalar(const el_args *, const el_step *, el_team);
 void el_matmul__avx2(const el_args *, const el_step *, el_team);
 void el_matmul__avx512vnni(const el_args *, const el_step *, el_team);

@@ -6,17 +6,14 @@
  * int4-min [tile][group][scale, minimum][lane]. */
 #include "edgellm.h"
 
-#define INT4_GROUP_BYTES (EL_TILE * EL_GROUP / 2)
-#define INT8_GROUP_BYTES (EL_TILE * EL_GROUP)
-
 int64_t el_packed_codes_bytes(int scheme, int64_t rows, int64_t cols)
 {
-    return el_tiles(rows) * (cols / EL_GROUP) * (scheme == EL_INT8 ? INT8_GROUP_BYTES : INT4_GROUP_BYTES);
+    return el_tiles(rows) * (cols / EL_GROUP) * el_group_bytes(scheme);
 }
 
 int64_t el_packed_scales_bytes(int scheme, int64_t rows, int64_t cols)
 {
-    return el_tiles(rows) * (cols / EL_GROUP) * (scheme == EL_INT4_MIN ? 2 : 1) * EL_TILE * (int64_t)sizeof(uint16_t);
+    return el_tiles(rows) * (cols / EL_GROUP) * el_scale_rows(scheme) * EL_TILE * (int64_t)sizeof(uint16_t);
 }
 
 static void pack_int4_group(const uint8_t *pairs, uint8_t *lane)
@@ -39,7 +36,7 @@ static void pack_int8_group(const uint8_t *codes, uint8_t *lane)
 void el_pack(int scheme, int64_t rows, int64_t cols, const uint8_t *codes, const uint16_t *scales, const uint16_t *minimums,
              uint8_t *packed_codes, uint16_t *packed_scales)
 {
-    int64_t groups = cols / EL_GROUP, parts = scheme == EL_INT4_MIN ? 2 : 1;
+    int64_t groups = cols / EL_GROUP, parts = el_scale_rows(scheme), group_bytes = el_group_bytes(scheme);
     int64_t source_bytes = scheme == EL_INT8 ? EL_GROUP : EL_GROUP / 2;
     memset(packed_codes, 0, (size_t)el_packed_codes_bytes(scheme, rows, cols));
     memset(packed_scales, 0, (size_t)el_packed_scales_bytes(scheme, rows, cols));
@@ -48,9 +45,9 @@ void el_pack(int scheme, int64_t rows, int64_t cols, const uint8_t *codes, const
         for (int64_t g = 0; g < groups; g++) {
             const uint8_t *source = codes + (row * groups + g) * source_bytes;
             if (scheme == EL_INT8)
-                pack_int8_group(source, packed_codes + (first + g) * INT8_GROUP_BYTES + lane * 4);
+                pack_int8_group(source, packed_codes + (first + g) * group_bytes + lane * 4);
             else
-                pack_int4_group(source, packed_codes + (first + g) * INT4_GROUP_BYTES + lane * 4);
+                pack_int4_group(source, packed_codes + (first + g) * group_bytes + lane * 4);
             packed_scales[(first + g) * parts * EL_TILE + lane] = scales[row * groups + g];
             if (minimums)
                 packed_scales[((first + g) * parts + 1) * EL_TILE + lane] = minimums[row * groups + g];

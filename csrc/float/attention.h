@@ -1,7 +1,5 @@
 /* Causal attention of up to four query heads that share a key/value head, for one new token.
  * Scores: a lane is a key. Values: a lane is a head element, keys in order. E is a multiple of 16. */
-#define EL_HEADS_AT_ONCE 4
-
 /* scores[r, t] = scale * q[r] . key[t] for t < keys; gives each head's largest score. */
 static inline void score_keys(const el_attention *a, const float *q, int64_t kv_head, int64_t keys, int heads, float *scores,
                               float largest[EL_HEADS_AT_ONCE])

@@ -1,6 +1,4 @@
 /* The key/value cache holds float16 or float32; the layouts are in edgellm.cdef.h. */
-#define EL_MAX_HEAD_DIM 256
-
 static inline v16 cache_load(const void *base, int64_t at, int is_f16)
 {
     return is_f16 ? v_load_f16((const uint16_t *)base + at) : v_load((const float *)base + at);

@@ -47,7 +47,7 @@ static inline __m256 widen(const uint16_t *halves) { return _mm256_cvtph_ps(_mm_
 /* acc[r] for rows 8 * half .. 8 * half + 7 of a tile, one token. */
 static inline __attribute__((always_inline)) __m256 half_tile(const el_matmul *a, int scheme, int64_t tile, int half, int64_t token)
 {
-    int64_t groups = a->w.cols / EL_GROUP, parts = scheme == EL_INT4_MIN ? 2 : 1, group_bytes = scheme == EL_INT8 ? 512 : 256;
+    int64_t groups = a->w.cols / EL_GROUP, parts = el_scale_rows(scheme), group_bytes = el_group_bytes(scheme);
     const uint8_t *codes = a->w.codes + tile * groups * group_bytes + half * 32;
     const uint16_t *scales = a->w.scales + tile * groups * parts * EL_TILE + half * 8;
     __m256 acc = _mm256_setzero_ps();

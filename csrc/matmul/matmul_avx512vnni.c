@@ -45,7 +45,7 @@ INLINE __m512 widen(const uint16_t *halves) { return _mm512_cvtph_ps(_mm256_load
 /* acc[i] = one tile times token first + i. */
 INLINE void tile_times_tokens(const el_matmul *a, int scheme, int64_t tile, int64_t first, int tokens, __m512 acc[MAX_TOKENS])
 {
-    int64_t groups = a->w.cols / EL_GROUP, parts = scheme == EL_INT4_MIN ? 2 : 1, group_bytes = scheme == EL_INT8 ? 512 : 256;
+    int64_t groups = a->w.cols / EL_GROUP, parts = el_scale_rows(scheme), group_bytes = el_group_bytes(scheme);
     const uint8_t *codes = a->w.codes + tile * groups * group_bytes;
     const uint16_t *scales = a->w.scales + tile * groups * parts * EL_TILE;
     for (int i = 0; i < tokens; i++)

@@ -58,7 +58,7 @@ class DecoderState:
     up_LF: F32
     gated_LF: Activation
     logits_LV: F32
-    scores: F32  # attention's scratch, [threads, 4, context]
+    scores: F32  # attention's scratch, [threads, HEADS_AT_ONCE, context]
     cos_TE: F32  # rope tables [context, E/2]
     sin_TE: F32
     cache: tuple[CacheLayer, ...]

@@ -24,6 +24,8 @@ F16 = npt.NDArray[np.float16]
 
 TILE = 16  # rows of a packed tile
 GROUP = 32  # columns that share a scale
+HEADS_AT_ONCE = 4  # query heads that attention handles together, each with a row of scratch
+MAX_HEAD_DIM = 256  # of E
 
 
 class Step:
@@ -138,7 +140,7 @@ class Ops(Protocol):
         """Store rope(k) and v, float32 [L, G, E], at positions T.. of the cache."""
 
     def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: F32, scale: float, step: Step) -> None:
-        """out = softmax(scale * q keys^T, causal) values; q and out float32 [L, H, E]; scratch [threads, 4, context]."""
+        """out = softmax(scale * q keys^T, causal) values; q and out float32 [L, H, E]; scratch [threads, HEADS_AT_ONCE, context]."""
 
     def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
         """out = quantize(gate / (1 + exp(-gate)) * up); gate and up float32 [L, F]."""

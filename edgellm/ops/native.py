@@ -15,7 +15,20 @@ import numpy.typing as npt
 
 from edgellm.errors import InvalidRequestError, NativeError
 from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix
-from edgellm.ops.interface import F16, F32, GROUP, I32, U8, Activation, CacheLayer, PackedMatrix, Step, packed_bytes
+from edgellm.ops.interface import (
+    F16,
+    F32,
+    GROUP,
+    HEADS_AT_ONCE,
+    I32,
+    MAX_HEAD_DIM,
+    U8,
+    Activation,
+    CacheLayer,
+    PackedMatrix,
+    Step,
+    packed_bytes,
+)
 
 try:
     from edgellm._native import ffi, lib
@@ -25,13 +38,13 @@ except ImportError as error:  # pragma: no cover - needs an installation without
         "Build them with `pip install -e .`, which needs a C compiler and Python's headers"
     ) from error
 
+_Arrays = list[npt.NDArray[Any]]
 CData = Any  # cffi's pointers and structs carry no static types
 
 ISAS: tuple[str, ...] = tuple(ffi.string(lib.el_isa_name(i)).decode() for i in range(lib.EL_ISA_COUNT))
 """Every instruction set that the project knows, slowest first."""
 
-HEADS_AT_ONCE = 4  # rows of attention scratch a thread, as csrc/float/attention.h has it
-MAX_HEAD_DIM = 256
+MAX_THREADS = 256
 
 _SCHEME_IDS = {INT4: lib.EL_INT4, INT4_MIN: lib.EL_INT4_MIN, INT8: lib.EL_INT8}
 _OP_NAMES = {getattr(lib, f"EL_OP_{name.upper()}"): name for name in (
@@ -68,8 +81,8 @@ class Pool:
     """C threads that run plans together, the calling thread among them."""
 
     def __init__(self, threads: int) -> None:
-        if not 1 <= threads <= 256:
-            raise InvalidRequestError(f"threads must be between 1 and 256, not {threads}")
+        if not 1 <= threads <= MAX_THREADS:
+            raise InvalidRequestError(f"threads must be between 1 and {MAX_THREADS}, not {threads}")
         self.threads = threads
         pointer = lib.el_pool_new(threads)
         if not pointer:
@@ -87,12 +100,16 @@ class Plan:
             raise NativeError(f"no plan could be made for {isa!r}: out of memory")
         self.pointer = ffi.gc(pointer, lib.el_plan_free)
         self.op_names: list[str] = []
+        self.max_threads = MAX_THREADS
+        """Of a pool that runs it: the fewest that the ops' scratch has room for."""
         self._buffers: list[Any] = []  # what the ops point to lives as long as the plan
 
     def __len__(self) -> int:
         return len(self.op_names)
 
-    def append(self, op: CData, reads: Sequence[npt.NDArray[Any]], writes: Sequence[npt.NDArray[Any]]) -> None:
+    def append(
+        self, op: CData, reads: Sequence[npt.NDArray[Any]], writes: Sequence[npt.NDArray[Any]], max_threads: int = MAX_THREADS
+    ) -> None:
         """Add a filled `el_op`; the arrays that it reads and writes are kept alive."""
         if not all(array.flags.writeable for array in writes) or _overlap(reads, writes):
             raise InvalidRequestError(f"{_OP_NAMES[op.kind]}: results must go to writable arrays that are not among the inputs")
@@ -100,9 +117,12 @@ class Plan:
             raise NativeError("the plan can't grow: out of memory")
         self.op_names.append(_OP_NAMES[op.kind])
         self._buffers += [*reads, *writes]
+        self.max_threads = min(self.max_threads, max_threads)
 
     def bind(self, pool: Pool, step: Step) -> CData:
         """What `replay` takes: the C arguments, converted once."""
+        if pool.threads > self.max_threads:
+            raise InvalidRequestError(f"the plan's scratch serves {self.max_threads} threads; the pool has {pool.threads}")
         return self.pointer, pool.pointer, _pointer("el_step *", step.array), ffi.NULL
 
     def run(self, pool: Pool, step: Step) -> None:
@@ -232,7 +252,7 @@ def _parts(*buffers: Activation | CacheLayer | PackedMatrix | npt.NDArray[Any]) 
 class _NativeOps:
     """Fills one `el_op` for each method of `interface.Ops` and hands it to `_emit` with what it reads and writes."""
 
-    def _emit(self, op: CData, reads: list[npt.NDArray[Any]], writes: list[npt.NDArray[Any]], step: Step) -> None:
+    def _emit(self, op: CData, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
         raise NotImplementedError
 
     def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
@@ -315,7 +335,7 @@ class _NativeOps:
         args.q, args.out, args.scratch = (_pointer("float *", a) for a in (q, out, scratch))
         args.heads, args.scale = heads, scale
         _fill_cache(args.cache, cache)
-        self._emit(op, _parts(q, cache), [out, scratch], step)
+        self._emit(op, _parts(q, cache), [out, scratch], step, max_threads=len(scratch))
 
     def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
         """out = quantize(gate / (1 + exp(-gate)) * up)."""
@@ -341,13 +361,20 @@ class Recorder(_NativeOps):
         self._read: list[npt.NDArray[Any]] = []
         self._written: list[npt.NDArray[Any]] = []
 
-    def _emit(self, op: CData, reads: list[npt.NDArray[Any]], writes: list[npt.NDArray[Any]], step: Step) -> None:  # noqa: ARG002 - a plan takes its step when it is replayed
+    def _emit(
+        self,
+        op: CData,
+        reads: _Arrays,
+        writes: _Arrays,
+        step: Step,  # noqa: ARG002 - a plan takes its step when it is replayed
+        max_threads: int = MAX_THREADS,
+    ) -> None:
         if _overlap(self._written, reads + writes) or _overlap(self._read, writes):
             op.barrier = 1
             self._read, self._written = [], []
         self._read += reads
         self._written += writes
-        self.plan.append(op, reads, writes)
+        self.plan.append(op, reads, writes, max_threads)
 
 
 class Eager(_NativeOps):
@@ -356,7 +383,7 @@ class Eager(_NativeOps):
     def __init__(self, isa: str, pool: Pool) -> None:
         self.isa, self.pool = isa, pool
 
-    def _emit(self, op: CData, reads: list[npt.NDArray[Any]], writes: list[npt.NDArray[Any]], step: Step) -> None:
+    def _emit(self, op: CData, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
         plan = Plan(self.isa)
-        plan.append(op, reads, writes)
+        plan.append(op, reads, writes, max_threads)
         plan.run(self.pool, step)

@@ -27,7 +27,7 @@ class Tape:
     def __init__(self) -> None:
         self.barriers: list[bool] = []
 
-    def append(self, op: Any, reads: Sequence[Any], writes: Sequence[Any]) -> None:
+    def append(self, op: Any, reads: Sequence[Any], writes: Sequence[Any], max_threads: int) -> None:
         self.barriers.append(bool(op.barrier))
 
 

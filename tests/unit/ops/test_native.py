@@ -12,7 +12,7 @@ import pytest
 from edgellm.errors import InvalidRequestError, NativeError
 from edgellm.formats.matrix import INT4, INT8, QuantizedMatrix, Scheme
 from edgellm.ops import native
-from edgellm.ops.interface import Activation, CacheLayer, PackedMatrix, Step, packed_bytes
+from edgellm.ops.interface import HEADS_AT_ONCE, MAX_HEAD_DIM, Activation, CacheLayer, PackedMatrix, Step, packed_bytes
 
 L, D, H, G, E, N, CONTEXT = 4, 64, 4, 2, 16, 48, 32
 
@@ -122,6 +122,21 @@ def test_refusals(op: str, changes: dict[str, Any], message: str, step: Step) ->
     with pytest.raises(InvalidRequestError, match=re.escape(message)):
         getattr(recorder, op)(**CALLS[op] | changes, step=step)
     assert len(recorder.plan) == 0
+
+
+def test_a_pool_with_more_threads_than_the_scratch_serves_is_refused(step: Step) -> None:
+    recorder = native.Recorder("scalar")
+    recorder.attention(**CALLS["attention"], step=step)
+    threads = len(SCRATCH)
+    recorder.plan.bind(native.Pool(threads), step)
+    with pytest.raises(InvalidRequestError, match=f"scratch serves {threads} threads; the pool has {threads + 1}"):
+        recorder.plan.bind(native.Pool(threads + 1), step)
+
+
+def test_sizes_that_c_and_python_both_know_agree() -> None:
+    from edgellm._native import lib
+
+    assert (lib.EL_HEADS_AT_ONCE, lib.EL_MAX_HEAD_DIM) == (HEADS_AT_ONCE, MAX_HEAD_DIM)
 
 
 @pytest.mark.parametrize("bits", [2, 3])
