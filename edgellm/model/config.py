@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgellm.errors import UnsupportedModelError
+from edgellm.model.rope import MAX_POSITIONS
+from edgellm.ops.interface import MAX_HEAD_DIM
 
 # Keys that say nothing about what a forward pass at inference computes.
 _WITHOUT_EFFECT = frozenset(
@@ -60,8 +62,9 @@ class LlamaConfig:
         if unknown := sorted(set(keys) - known):
             raise UnsupportedModelError(f"config key {unknown[0]} = {keys[unknown[0]]!r} is unknown; it may change what the model computes")
         filled = dict(keys)
-        filled.setdefault("num_key_value_heads", keys.get("num_attention_heads"))
         heads = keys.get("num_attention_heads")
+        if filled.get("num_key_value_heads") is None:
+            filled["num_key_value_heads"] = heads
         if filled.get("head_dim") is None and isinstance(heads, int) and heads > 0 and isinstance(keys.get("hidden_size"), int):
             filled["head_dim"] = keys["hidden_size"] // heads
         filled.setdefault("rope_theta", 10000.0)
@@ -69,7 +72,7 @@ class LlamaConfig:
         config = cls(
             **{key: _integer(filled, key) for key in _INTEGERS},
             rms_norm_eps=_positive(filled, "rms_norm_eps"),
-            rope_theta=_positive(filled, "rope_theta"),
+            rope_theta=_positive(filled, "rope_theta", smallest=1),
             tie_word_embeddings=_boolean(filled, "tie_word_embeddings"),
         )
         config._check_shapes()
@@ -80,8 +83,12 @@ class LlamaConfig:
             raise UnsupportedModelError(
                 f"num_attention_heads = {self.num_attention_heads} is no multiple of num_key_value_heads = {self.num_key_value_heads}"
             )
-        if self.head_dim % 16 or self.head_dim > 256:
-            raise UnsupportedModelError(f"head_dim = {self.head_dim} is not implemented; implemented: multiples of 16 up to 256")
+        if self.head_dim % 16 or self.head_dim > MAX_HEAD_DIM:
+            raise UnsupportedModelError(f"head_dim = {self.head_dim} is not implemented; implemented: multiples of 16 up to {MAX_HEAD_DIM}")
+        if self.max_position_embeddings > MAX_POSITIONS:
+            raise UnsupportedModelError(
+                f"max_position_embeddings = {self.max_position_embeddings} is not implemented; implemented: up to {MAX_POSITIONS}"
+            )
         for key in ("hidden_size", "intermediate_size"):
             if getattr(self, key) % 32:
                 raise UnsupportedModelError(f"{key} = {getattr(self, key)} is not implemented; implemented: multiples of 32")
@@ -109,10 +116,10 @@ def _integer(keys: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def _positive(keys: Mapping[str, Any], key: str) -> float:
+def _positive(keys: Mapping[str, Any], key: str, smallest: float = 1e-30) -> float:
     value = keys.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-        raise UnsupportedModelError(f"config key {key} = {value!r}; a positive number is needed")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not smallest <= value < 1e12:
+        raise UnsupportedModelError(f"config key {key} = {value!r}; a number between {smallest:g} and 1e12 is needed")
     return float(value)
 
 

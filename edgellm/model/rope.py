@@ -10,6 +10,7 @@ import numpy.typing as npt
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
+MAX_POSITIONS = 1 << 20  # the argument reduction below is exact for angles up to here; theta >= 1 keeps angles below positions
 _BLOCK = 4096  # positions at a time, so that the float64 intermediates stay small
 
 # pi/2 in three parts of 33 bits, so that n * part is exact for n < 2^20 (Cody and Waite, 1980).
@@ -32,7 +33,7 @@ def inverse_frequencies(theta: float, head_dim: int) -> F32:
 
 def cos_sin(theta: float, head_dim: int, context: int) -> tuple[F32, F32]:
     """cos and sin, float32 [context, E/2], of position * inverse frequency, that product rounded to float32 as
-    Hugging Face transformers rounds it."""
+    Hugging Face transformers rounds it. theta >= 1, context <= MAX_POSITIONS."""
     frequencies = inverse_frequencies(theta, head_dim)
     cos, sin = np.empty((2, context, head_dim // 2), np.float32)
     for start in range(0, context, _BLOCK):

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.errors import CacheReplacedError, ContextOverflowError, InvalidRequestError
+from edgellm.errors import CacheReplacedError, ContextOverflowError, InvalidRequestError, ModelFileError
 from edgellm.formats import open_checkpoint
 from edgellm.formats.fetch import resolve_model
 from edgellm.model.config import LlamaConfig
@@ -34,8 +34,9 @@ PREFILL_CHUNK = 128  # tokens that one replay takes
 
 
 def default_threads() -> int:
-    """The processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The processors that this process may run on, up to what a pool takes."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(processors, native.MAX_THREADS)
 
 
 class Engine:
@@ -67,6 +68,8 @@ class Engine:
         self.kv_dtype = _checked_kv_dtype(kv_dtype)
         self.prefill_chunk = _checked_chunk(prefill_chunk)
         self.tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config)
+        if self.tokenizer.vocab_size > self.config.vocab_size:
+            raise ModelFileError(f"{path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {self.config.vocab_size}")
         self.chat_template = checkpoint.chat_template
         weights, weight_bytes = load_weights(checkpoint, self.config)
         room = -(-self.context // 16) * 16
@@ -129,8 +132,7 @@ class Engine:
         with self._alone():
             if epoch not in (None, self.epoch):
                 raise CacheReplacedError("the engine has run another text since; prefill this one again")
-            if not 0 <= token_id < self.config.vocab_size:
-                raise InvalidRequestError(f"token id {token_id} is outside the vocabulary of {self.config.vocab_size}")
+            (token_id,) = self._checked((token_id,))
             if len(self._tokens) >= self.context:
                 raise ContextOverflowError(f"the context of {self.context} tokens is full; load with a larger context or start anew")
             self._advance((token_id,), 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgellm.errors import InvalidRequestError
 from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import DecoderState
 from edgellm.model.rope import cos_sin
-from edgellm.ops.interface import GROUP, Activation, CacheLayer
+from edgellm.ops.interface import GROUP, HEADS_AT_ONCE, Activation, CacheLayer
 
 _ALIGNMENT = 64  # bytes: a cache line, and an AVX-512 register
 
@@ -25,9 +26,12 @@ class Arena:
         try:
             self._map = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError) as error:
-            raise InvalidRequestError(f"{nbytes / 2**20:.0f} MiB of memory can't be had: {error}; ask for a smaller context") from error
+            raise InvalidRequestError(
+                f"{nbytes / 2**20:.0f} MiB of memory can't be had: {error}; load a smaller model or ask for a smaller context"
+            ) from error
         if huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
+            with suppress(OSError):  # a kernel built without huge pages refuses; ordinary ones serve
+                self._map.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._map, np.uint8)
         self._used = 0
 
@@ -65,7 +69,7 @@ def _state_bytes(config: LlamaConfig, length: int, context: int, threads: int) -
     narrow = config.num_key_value_heads * config.head_dim
     floats = config.hidden_size + 2 * wide + 2 * narrow + 2 * config.intermediate_size + config.vocab_size + 1
     activations = 2 * (config.hidden_size + wide + config.intermediate_size)  # codes, and 12 bytes a group of 32
-    tables = 2 * context * config.head_dim // 2 + threads * 4 * context
+    tables = 2 * context * config.head_dim // 2 + threads * HEADS_AT_ONCE * context
     return length * (4 * floats + activations) + 4 * tables + 40 * _ALIGNMENT
 
 
@@ -104,7 +108,7 @@ def new_state(
         up_LF=floats(length, config.intermediate_size),
         gated_LF=_activation(arena, length, config.intermediate_size, exact),
         logits_LV=floats(length, config.vocab_size),
-        scores=floats(threads, 4, context),
+        scores=floats(threads, HEADS_AT_ONCE, context),
         cos_TE=cos,
         sin_TE=sin,
         cache=cache,

@@ -15,7 +15,7 @@ import numpy as np
 
 import edgellm
 
-PROMPT = [i * 7 % 263 for i in range(500)]
+PROMPT = [i * 7 % 271 for i in range(500)]
 
 
 def interrupt(model: Path) -> None:

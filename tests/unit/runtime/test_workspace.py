@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import fields
 from typing import Any
 
@@ -49,8 +50,17 @@ def test_more_than_an_arena_holds_is_not_handed_out() -> None:
 
 @pytest.mark.parametrize("nbytes", [1 << 60, 1 << 70])
 def test_memory_that_can_not_be_had_is_refused(nbytes: int) -> None:
-    with pytest.raises(InvalidRequestError, match=f"{nbytes >> 20} MiB of memory can't be had: .*; ask for a smaller context"):
+    with pytest.raises(
+        InvalidRequestError, match=f"{nbytes >> 20} MiB of memory can't be had: .*; load a smaller model or ask for a smaller context"
+    ):
         Arena(nbytes)
+
+
+def test_a_kernel_without_huge_pages_serves_ordinary_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 9999, raising=False)  # no kernel knows this advice: EINVAL, as where it lacks huge pages
+    with pytest.raises(OSError, match="Invalid argument"):
+        mmap.mmap(-1, 4096).madvise(9999)
+    assert not Arena(4096, huge_pages=True).empty((16,), np.float32).any()
 
 
 @pytest.mark.parametrize("changes", CONFIGS, ids=str)
