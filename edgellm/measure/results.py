@@ -16,13 +16,13 @@ Schema, version 1:
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgellm.errors import EdgeLLMError
+from edgellm.errors import EdgeLLMError, FetchError
+from edgellm.formats.atomic import replacing
 
 SCHEMA = "edgellm-results"
 VERSION = 1
@@ -69,9 +69,14 @@ class ResultsFile:
     def save(self) -> None:
         """Write everything so far; ResultsError names the file, and leaves what was there before untouched."""
         try:
-            _replace(self.path, json.dumps(self._document, indent=1, allow_nan=False) + "\n")
-        except (OSError, TypeError, ValueError) as error:
+            text = json.dumps(self._document, indent=1, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
             raise ResultsError(f"cannot write the results file {self.path}: {error}") from error
+        try:
+            with replacing(self.path) as file:
+                file.write(text.encode())
+        except FetchError as error:
+            raise ResultsError(f"cannot write the results file: {error}") from error
 
     def __enter__(self) -> ResultsFile:
         return self
@@ -91,17 +96,3 @@ def read_results(path: Path) -> dict[str, Any]:
     if document.get("version") != VERSION:
         raise ResultsError(f"{path} is of version {document.get('version')!r}; this program reads version {VERSION}")
     return document
-
-
-def _replace(path: Path, text: str) -> None:
-    """Put the text at the path in one step: whoever reads it sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

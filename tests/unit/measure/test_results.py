@@ -59,9 +59,16 @@ def test_full_disk_keeps_what_was_saved(path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ResultsError, match=r"run\.json.*No space left"):
+    with pytest.raises(ResultsError, match=r"run\.json: cannot be written: the disk is full"):
         file.append({"test": "lost"})
     assert [record["test"] for record in read_results(path)["records"]] == ["kept"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["run.json"]
+
+
+def test_what_a_killed_run_left_is_removed(path: Path) -> None:
+    path.parent.mkdir()
+    path.with_name(".run.json.0123456789abcdef.partial").write_text("{")
+    opened(path)
     assert [entry.name for entry in path.parent.iterdir()] == ["run.json"]
 
 
