@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from edgellm.errors import InvalidRequestError
 from edgellm.measure.backends.protocol import Backend, LoadBackend
-from edgellm.measure.fingerprint import fingerprint
+from edgellm.measure.fingerprint import cpu_model
 from edgellm.measure.results import Record
 from edgellm.measure.statistics import standard_deviation
 
@@ -142,15 +142,7 @@ def _load_edgellm(model: Path, *, threads: int, context: int) -> Backend:
 
 
 def _facts(backend: Backend) -> Record:
-    machine = fingerprint()
-    return {
-        "build_commit": machine["git_commit"],
-        "csrc_hash": (machine["build"] or {}).get("csrc_hash"),
-        "cpu_info": machine["cpu_model"],
-        "backend": backend.name,
-        "n_threads": backend.threads,
-        **backend.description(),
-    }
+    return {"cpu_info": cpu_model(), "backend": backend.name, "n_threads": backend.threads, **backend.description()}
 
 
 def _timing(case: Case, samples_ns: list[int]) -> Record:

@@ -10,6 +10,8 @@ from typing import Any
 import edgellm
 from edgellm.formats import open_checkpoint
 from edgellm.measure.backends.protocol import F32
+from edgellm.measure.fingerprint import git_commit
+from edgellm.ops import native
 
 
 class EdgeLLMBackend:
@@ -42,6 +44,8 @@ class EdgeLLMBackend:
         shapes_and_bytes = [(tensor.shape, tensor.nbytes) for tensor in checkpoint.tensors.values()]
         return {
             "backend_version": edgellm.__version__,
+            "build_commit": git_commit(Path(edgellm.__file__).parent),
+            "csrc_hash": native.csrc_hash(),
             "isa": self._engine.isa,
             "model_filename": self._model.name,
             "model_type": checkpoint.config.get("model_type"),

@@ -69,6 +69,8 @@ class LlamaCppBackend:
         model = self._llama.model
         return {
             "backend_version": f"llama-cpp-python {self._llama_cpp.__version__}",
+            "build_commit": None,  # the library does not say; its version does
+            "csrc_hash": None,
             "isa": self._llama_cpp.llama_print_system_info().decode().strip(" |"),
             "model_filename": Path(self._llama.model_path).name,
             "model_type": self._llama.metadata.get("general.architecture"),

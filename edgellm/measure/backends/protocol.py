@@ -40,8 +40,8 @@ class Backend(Protocol):
         """Forget everything, then run the tokens: the logits [L, V] after each, an array of the caller's own."""
 
     def description(self) -> dict[str, Any]:
-        """What a record says of it: `backend_version`, `isa`, `settings`, and of the model `model_filename`, `model_type`,
-        `model_size` (bytes of weights) and `model_n_params`.
+        """What a record says of it: `backend_version`, `build_commit` and `csrc_hash` (of its own sources; None where unknown), `isa`,
+        `settings`, and of the model `model_filename`, `model_type`, `model_size` (bytes of weights) and `model_n_params`.
         """
 
     def unload(self) -> None:

@@ -36,7 +36,8 @@ class FakeBackend:
 
     def description(self) -> dict[str, Any]:
         model = {"model_filename": "m.bin", "model_type": "llama", "model_size": 3 * 2**20, "model_n_params": 2_000_000}
-        return {"backend_version": "0", "isa": "scalar", "settings": {}, **model}
+        build = {"build_commit": f"of {self.name}", "csrc_hash": None}
+        return {"backend_version": "0", "isa": "scalar", "settings": {}, **build, **model}
 
     def unload(self) -> None:
         self.calls.append((self.name, "unload"))
@@ -87,6 +88,12 @@ def test_backends_take_turns_on_the_same_ids(calls: CALLS) -> None:
     assert [call[0] for call in calls] == list("ABABAB")
     assert len({call[2] for call in calls}) == 1
     assert [record["backend"] for record in records] == ["A", "B"]
+
+
+def test_a_record_names_its_backends_build_and_not_ours(calls: CALLS) -> None:
+    backends = [FakeBackend(name, 1, calls) for name in "AB"]
+    records = list(bench.measure(backends, [bench.Case("pp", 5)], rounds=1, progress=False))
+    assert [(record["build_commit"], record["csrc_hash"]) for record in records] == [("of A", None), ("of B", None)]
 
 
 def test_ctrl_c_keeps_the_rounds_done_so_far(calls: CALLS) -> None:
