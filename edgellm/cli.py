@@ -126,11 +126,12 @@ def pull(name: str) -> None:
       edgellm pull smollm2-135m
     """
     from edgellm.formats import fetch
+    from edgellm.formats.paths import exists
 
     path = fetch.pull(name, progress=sys.stderr.isatty())
     click.echo(path)
     if not path.name.endswith(fetch.SUFFIX):
-        click.echo(f"next: edgellm convert {path if Path(name).exists() else name}", err=True)
+        click.echo(f"next: edgellm convert {path if exists(Path(name)) else name}", err=True)
 
 
 @main.command()

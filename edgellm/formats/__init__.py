@@ -9,6 +9,7 @@ from edgellm.formats import gguf_header, hf
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.gguf import read_gguf
 from edgellm.formats.hf import read_hf
+from edgellm.formats.paths import exists, is_folder
 from edgellm.formats.tmac2 import read_tmac2
 
 __all__ = ["READERS", "format_of", "open_checkpoint"]
@@ -26,8 +27,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def format_of(path: Path) -> str:
     """Which of READERS is for `path`, by its first bytes; ModelFileError if none is."""
-    if path.is_dir():
-        if not (path / hf.CONFIG).exists():
+    if is_folder(path):
+        if not exists(path / hf.CONFIG):
             raise ModelFileError(f"{path}: a folder without {hf.CONFIG}, so not a Hugging Face model")
         return "huggingface"
     try:

