@@ -46,11 +46,10 @@ def model_gguf() -> Path:
 
 @pytest.fixture(scope="session")
 def model_path(model_gguf: Path) -> Path:
-    """The default model converted losslessly; kept in the cache until the code that converts changes."""
-    from edgellm.formats import fetch
+    """The default model converted losslessly; kept in this checkout, out of any other one's way, until the code that converts changes."""
     from edgellm.quantize.convert import convert
 
-    folder = fetch.home() / "tests"
+    folder = ROOT / "build" / "models"
     path = folder / f"{MODEL}-{converter_digest()}.tmac2.bin"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "convert.lock"):
