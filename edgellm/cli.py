@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import sys
@@ -112,6 +113,8 @@ def main() -> None:
       edgellm convert smollm2-135m     convert it, losslessly
       edgellm chat                     talk to it
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows "?"; it does not end the answer
 
 
 @main.command()
@@ -187,7 +190,7 @@ def inspect(model: str, verify: bool, as_json: bool) -> None:
     path = fetch.resolve_model(model)
     problems = tmac2.verify(path) if verify else []
     description = describe(path)
-    click.echo(json.dumps(description, ensure_ascii=False, indent=1) if as_json else _description_text(description))
+    click.echo(json.dumps(description, indent=1) if as_json else _description_text(description))
     if problems:
         raise ModelFileError(f"{path} is damaged: {'; '.join(problems)}")
     if verify:
@@ -227,7 +230,7 @@ def generate(prompt: str, max_tokens: int, stop: tuple[str, ...], as_chat: bool,
     generation = run(engine, ids, sampling, max_tokens, stop)
     if as_json:
         report = {"model": model, "seed": sampling.seed, **_report(generation, list(generation))}
-        click.echo(json.dumps(report, ensure_ascii=False))
+        click.echo(json.dumps(report))
         return
     for token in generation:
         click.echo(token.text, nl=False)

@@ -79,6 +79,14 @@ def test_generate_prints_the_text(scripted: Scripted, loads: Callable[[ScriptedE
     assert engine.prompts == [engine.tokenizer.encode("hi<|im_end|>")]
 
 
+def test_a_character_that_a_terminal_lacks(scripted: Scripted, loads: Callable[[ScriptedEngine], list[dict[str, Any]]]) -> None:
+    latin = CliRunner(charset="latin-1")
+    loads(scripted(" é 日本", END))
+    assert latin.invoke(main, ["generate", "-p", "hi"]).stdout_bytes == b" \xe9 ??\n"
+    loads(scripted(" é 日本", END))
+    assert json.loads(latin.invoke(main, ["generate", "-p", "hi", "--json"]).stdout)["text"] == " é 日本"
+
+
 def test_generate_as_json(scripted: Scripted, loads: Callable[[ScriptedEngine], list[dict[str, Any]]]) -> None:
     engine = scripted("abXc", END)
     loads(engine)
