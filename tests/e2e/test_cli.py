@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from edgellm.ops import native
-
 EDGELLM = Path(sys.executable).with_name("edgellm")
 NO_INDEX = {"PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -108,8 +106,6 @@ class BadInput:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-UNAVAILABLE_ISA = next(isa for isa in ("neon", "avx2") if isa not in native.isas_available())
-
 BAD_INPUT = {
     "truncated_model": BadInput("generate --model {truncated} -p x", ("{truncated}", "truncated")),
     "truncated_gguf": BadInput("convert {truncated_gguf} -o {out}", ("{truncated_gguf}",)),
@@ -125,7 +121,6 @@ BAD_INPUT = {
     "long_prompt": BadInput("generate --model {model} --context 4 -p one,two,three,four", ("4", "context")),
     "impossible_context": BadInput("generate --model {model} --context 9999999 -p x", ("9999999", "8192")),
     "impossible_threads": BadInput("generate --model {model} --threads 0 -p x", ("threads", "0")),
-    "impossible_isa": BadInput("generate --model {model} -p x", (UNAVAILABLE_ISA, "scalar"), {"EDGELLM_ISA": UNAVAILABLE_ISA}),
     "unknown_isa": BadInput("generate --model {model} -p x", ("sse9", "scalar"), {"EDGELLM_ISA": "sse9"}),
     "impossible_sampling": BadInput("generate --model {model} --top-p 2 -p x", ("top_p", "2")),
     "empty_prompt": BadInput("generate --model {model} --prompt=", ("prompt",)),
