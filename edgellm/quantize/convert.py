@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 import edgellm
-from edgellm.errors import InvalidRequestError, UnsupportedModelError
+from edgellm.errors import EdgeLLMError, InvalidRequestError, UnsupportedModelError
 from edgellm.formats import open_checkpoint
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.digest import sha256_of
@@ -18,7 +18,9 @@ from edgellm.formats.matrix import INT8, QuantizedMatrix
 from edgellm.formats.paths import is_folder
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 from edgellm.formats.tmac2 import write_tmac2
+from edgellm.model.config import LlamaConfig
 from edgellm.quantize.rtn import quantize_int8
+from edgellm.text.tokenizer import Tokenizer
 
 SCHEMES = ("keep", "int8")
 
@@ -43,13 +45,15 @@ def convert(source: Path, destination: Path, scheme: str = "keep", progress: boo
     scheme "int8": every matrix becomes int8-g32, rounded to nearest from its dequantised weights.
     Norms become float32. `destination` is replaced only when all went well.
 
-    InvalidRequestError: no such scheme. UnsupportedModelError: a tensor that the scheme cannot store. And what reading and writing raise.
+    InvalidRequestError: no such scheme. UnsupportedModelError: a tensor that the scheme cannot store, a config or tokenizer that would be
+    refused when the result is loaded. And what reading and writing raise.
     """
     if scheme not in SCHEMES:
         raise InvalidRequestError(f"scheme {scheme!r} is unknown; possible: {', '.join(SCHEMES)}")
     if is_folder(destination):
         raise InvalidRequestError(f"{destination} is a folder; give the name of a file, such as {destination / 'model.tmac2.bin'}")
     checkpoint = open_checkpoint(source)
+    _require_loadable(checkpoint, source)
     tensors = LazyTensors.over(checkpoint.tensors)
     target = {name: _target(name, spec, scheme) for name, spec in tensors.specs.items()}
     with tqdm(total=len(target), unit="tensor", desc=destination.name, disable=not progress) as bar:
@@ -68,6 +72,15 @@ def convert(source: Path, destination: Path, scheme: str = "keep", progress: boo
         destination_bytes=destination.stat().st_size,
         bits_per_weight=8 * sum(spec.nbytes for spec in target.values()) / sum(spec.weights for spec in target.values()),
     )
+
+
+def _require_loadable(checkpoint: Checkpoint, source: Path) -> None:
+    """Raise, before anything is written, what loading would raise."""
+    try:
+        LlamaConfig.from_hf(checkpoint.config)
+        Tokenizer(checkpoint.tokenizer_json, checkpoint.config)
+    except EdgeLLMError as error:
+        raise type(error)(f"{source}: {error}") from error
 
 
 def _target(name: str, spec: TensorSpec, scheme: str) -> TensorSpec:

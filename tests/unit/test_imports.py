@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"errors", "formats"},
     "model": {"errors", "ops"},
     "text": {"errors"},
-    "quantize": {"edgellm", "errors", "formats", "ops"},
+    "quantize": {"edgellm", "errors", "formats", "model", "ops", "text"},
     "runtime": {"errors", "formats", "model", "ops", "text"},
     "edgellm": {"runtime"},
     "measure": {"edgellm", "errors", "formats", "ops", "runtime", "text"},

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 from safetensors.numpy import save_file
 
+from edgellm.formats.gguf_tokenizer import tokenizer_json_from_gguf
+
 F32 = npt.NDArray[np.float32]
 
 HEADS, KV_HEADS, HEAD_DIM = 2, 1, 32
@@ -146,6 +148,7 @@ def raw_gguf(entries: list[bytes], infos: list[bytes], version: int = 3, data: b
     return header + bytes(-len(header) % 32) + data
 
 
+TOKENIZER_JSON = tokenizer_json_from_gguf(GGUF_KEYS)
 HF_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -168,12 +171,17 @@ def hf_weights(seed: int = 0) -> dict[str, F32]:
     return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
-def write_hf(folder: Path, tensors: Mapping[str, npt.NDArray[Any]] | None = None, config: Mapping[str, Any] = HF_CONFIG) -> Path:
+def write_hf(
+    folder: Path,
+    tensors: Mapping[str, npt.NDArray[Any]] | None = None,
+    config: Mapping[str, Any] = HF_CONFIG,
+    tokenizer_json: str = TOKENIZER_JSON,
+) -> Path:
     """A folder as the hub holds it: config.json, model.safetensors, tokenizer.json."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(hf_weights() if tensors is None else tensors), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text('{"version":"1.0"}')
+    (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
     return folder
 
 

@@ -18,7 +18,19 @@ from edgellm.formats.matrix import F32, INT8, QuantizedMatrix
 from edgellm.formats.tmac2 import read_tmac2, verify
 from edgellm.quantize.convert import ConversionReport, convert
 from edgellm.quantize.rtn import quantize_int8
-from tests.unit.formats.synthetic import GGUF_SHAPES, HF_CONFIG, gguf_weights, hf_weights, same_bits, write_gguf, write_hf
+from tests.unit.formats.synthetic import (
+    GGUF_SHAPES,
+    HEAD_DIM,
+    HEADS,
+    HF_CONFIG,
+    HIDDEN,
+    VOCAB,
+    gguf_weights,
+    hf_weights,
+    same_bits,
+    write_gguf,
+    write_hf,
+)
 
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -45,6 +57,31 @@ def test_keep_refuses_what_it_cannot_store(tmp_path: Path, other: str) -> None:
     with pytest.raises(UnsupportedModelError, match=rf"{UP} is {other}, .* use --scheme int8"):
         convert(source, tmp_path / "m.bin", progress=False)
     assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": {**HF_CONFIG, "rope_scaling": {"rope_type": "llama3"}}}, "m: config key rope_scaling = .* is not implemented"),
+        ({"config": {**HF_CONFIG, "sliding_window": 64}}, "m: config key sliding_window = 64 is unknown"),
+        ({"config": {**HF_CONFIG, "eos_token_id": VOCAB}}, f"m: .* eos_token_id = {VOCAB}, which is not among"),
+        ({"tokenizer_json": "{}"}, "m: the model's tokenizer.json cannot be read"),
+    ],
+)
+def test_what_would_not_load_is_not_converted(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    source = write_hf(tmp_path / "m", **changes)
+    with pytest.raises((UnsupportedModelError, ModelFileError), match=message):
+        convert(source, tmp_path / "m.bin", scheme="int8", progress=False)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_heads_that_are_null_are_as_many_as_there_are(tmp_path: Path) -> None:
+    weights = hf_weights() | {
+        f"model.layers.{i}.self_attn.{name}_proj.weight": np.ones((HEADS * HEAD_DIM, HIDDEN), np.float32) for i in (0, 1) for name in "kv"
+    }
+    source = write_hf(tmp_path / "m", weights, {**HF_CONFIG, "num_key_value_heads": None})
+    convert(source, tmp_path / "m.bin", scheme="int8", progress=False)
+    assert read_tmac2(tmp_path / "m.bin").config["num_key_value_heads"] is None
 
 
 def test_keep_stores_norms_as_float32(tmp_path: Path) -> None:

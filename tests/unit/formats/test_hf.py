@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.hf import read_hf
-from tests.unit.formats.synthetic import HF_CONFIG, edit_safetensors_header, hf_weights, same_bits, write_hf
+from tests.unit.formats.synthetic import HF_CONFIG, TOKENIZER_JSON, edit_safetensors_header, hf_weights, same_bits, write_hf
 
 NORM = "model.norm.weight"
 
@@ -32,7 +32,7 @@ def write_shards(folder: Path) -> Path:
 def test_a_model_in_one_file_or_in_shards(tmp_path: Path, write: Any) -> None:
     checkpoint = read_hf(write(tmp_path / "m"))
     assert checkpoint.config == HF_CONFIG
-    assert checkpoint.tokenizer_json == '{"version":"1.0"}'
+    assert checkpoint.tokenizer_json == TOKENIZER_JSON
     assert checkpoint.chat_template is None
     assert checkpoint.provenance == {"source": "m", "format": "huggingface"}
     assert list(checkpoint.tensors) == list(hf_weights())
