@@ -12,23 +12,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from edgellm.measure import budgets
 from edgellm.measure.fingerprint import fingerprint
-from edgellm.measure.statistics import Jitter, Summary, jitter, summarize
+from edgellm.measure.statistics import jitter, summarize
 
 BUDGETS = Path(__file__).parent / "budgets.toml"
 
 
-@dataclass(frozen=True)
-class Line:
-    """One row of the table at the end: latencies in milliseconds, `tokens` per round, the budgets' verdicts."""
-
-    name: str
-    summary: Summary
-    jitter: Jitter
-    tokens: int
-    verdicts: list[budgets.Verdict]
-
-
-LINES = pytest.StashKey[list[Line]]()
+HEAD = f"{'':12}{'rounds':>7}{'p50':>10}{'p95':>10}{'p99':>10}{'std':>9}{'MAD':>9}{'p99/p50':>9}{'max/p50':>9}{'tokens/s':>10}"
+LINES = pytest.StashKey[list[str]]()
 NOTES = pytest.StashKey[list[str]]()
 
 
@@ -44,24 +34,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Print one line per measurement, its verdicts, and what else the tests noted."""
     if lines := config.stash[LINES]:
         terminalreporter.section(f"latency in ms, budgets of {budgets.platform_profile()}")
-        for text in latency_table(lines):
-            terminalreporter.line(text)
+        terminalreporter.line("\n".join([HEAD, *lines]))
     if notes := config.stash[NOTES]:
-        terminalreporter.section("memory and comparisons")
+        terminalreporter.section("comparisons")
         terminalreporter.line("\n".join(notes))
-
-
-def latency_table(lines: list[Line]) -> list[str]:
-    """Aligned columns; the verdicts stand below their measurement."""
-    rows = [f"{'':12}{'rounds':>7}{'p50':>10}{'p95':>10}{'p99':>10}{'std':>9}{'MAD':>9}{'p99/p50':>9}{'max/p50':>9}{'tokens/s':>10}"]
-    for line in lines:
-        s, j = line.summary, line.jitter
-        rows.append(
-            f"{line.name:12}{s.n:7}{s.p50:10.3f}{s.p95:10.3f}{s.p99:10.3f}{number(s.std, 9)}{s.mad:9.3f}"
-            f"{number(j.p99_over_p50, 9)}{number(j.max_over_p50, 9)}{number(line.tokens * 1e3 / s.p50 if s.p50 else None, 10)}"
-        )
-        rows += [f"    {verdict}" for verdict in line.verdicts]
-    return rows
 
 
 def number(value: float | None, width: int) -> str:
@@ -71,11 +47,11 @@ def number(value: float | None, width: int) -> str:
 
 @dataclass(frozen=True)
 class LatencyRecorder:
-    """Runs rounds, keeps what they took, and judges it. `context` is what else the JSON says of the measurement."""
+    """Runs rounds, keeps what they took, and judges it. `lines` is the table, `context` what else the JSON says of the measurement."""
 
     benchmark: BenchmarkFixture
     limits: Mapping[str, float]
-    lines: list[Line]
+    lines: list[str]
     context: dict[str, Any]
 
     def measure(
@@ -98,26 +74,38 @@ class LatencyRecorder:
             pytest.skip("pytest-benchmark is disabled, so nothing was timed")
         samples_ns = [round(seconds * 1e9) for seconds in benchmark.stats.stats.data]
         samples_ms = [ns / 1e6 for ns in samples_ns]
-        summary, scatter = summarize(samples_ms), jitter(samples_ms)
+        s, j = summarize(samples_ms), jitter(samples_ms)
+        tokens_per_second = tokens * 1e3 / s.p50 if s.p50 else None
+        row = (
+            f"{name:12}{s.n:7}{s.p50:10.3f}{s.p95:10.3f}{s.p99:10.3f}{number(s.std, 9)}{s.mad:9.3f}"
+            f"{number(j.p99_over_p50, 9)}{number(j.max_over_p50, 9)}{number(tokens_per_second, 10)}"
+        )
         figures = {
-            f"{name}_p50_ms": summary.p50,
-            f"{name}_p95_ms": summary.p95,
-            f"{name}_p99_ms": summary.p99,
-            f"{name}_std_ms": summary.std,
-            f"{name}_p99_over_p50": scatter.p99_over_p50,
-            f"{name}_max_over_p50": scatter.max_over_p50,
+            f"{name}_p50_ms": s.p50,
+            f"{name}_p95_ms": s.p95,
+            f"{name}_p99_ms": s.p99,
+            f"{name}_std_ms": s.std,
+            f"{name}_p99_over_p50": j.p99_over_p50,
+            f"{name}_max_over_p50": j.max_over_p50,
         }
-        verdicts = budgets.check(self.limits, {key: value for key, value in figures.items() if value is not None}, f"{name}_")
-        self.lines.append(Line(name, summary, scatter, tokens, verdicts))
-        benchmark.extra_info.update(
-            self.context,
+        self.judge(
+            name,
+            row,
+            {key: value for key, value in figures.items() if value is not None},
             samples_ns=samples_ns,
             warmup_rounds=warmup_rounds,
             tokens_per_round=tokens,
-            summary_ms=asdict(summary),
-            jitter=asdict(scatter),
-            budgets=[asdict(verdict) | {"kept": verdict.kept} for verdict in verdicts],
+            tokens_per_second=tokens_per_second,
+            summary_ms=asdict(s),
+            jitter=asdict(j),
         )
+
+    def judge(self, name: str, row: str, figures: Mapping[str, float], **facts: object) -> None:
+        """Put a row into the table and the facts into the JSON, with the verdicts on the budgets named `name`_*; fail if one is broken."""
+        verdicts = budgets.check(self.limits, figures, f"{name}_")
+        self.lines.extend([row, *(f"    {verdict}" for verdict in verdicts)])
+        recorded = [asdict(verdict) | {"kept": verdict.kept} for verdict in verdicts]
+        self.benchmark.extra_info.update(self.context, **facts, budgets=recorded)
         if broken := [str(verdict) for verdict in verdicts if not verdict.kept]:
             pytest.fail("; ".join(broken), pytrace=False)
 
@@ -139,7 +127,7 @@ def latency(
     request: pytest.FixtureRequest, benchmark: BenchmarkFixture, limits: dict[str, float], machine: dict[str, Any]
 ) -> LatencyRecorder:
     """The recorder of one test."""
-    context = {"schema": "edgellm-latency", "version": 1, "fingerprint": machine}
+    context = {"schema": "edgellm-latency", "version": 1, "provenance": "measured", "fingerprint": machine}
     return LatencyRecorder(benchmark, limits, request.config.stash[LINES], context)
 
 
