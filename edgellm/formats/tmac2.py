@@ -76,12 +76,14 @@ def write_tmac2(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_tmac2(path: Path) -> Checkpoint:
-    """The model in the file; tensors are views of the mapped file, read when touched. Checksums are only looked at by `verify`.
+    """The model in the file; tensors are views of the mapped file, read when touched.
 
+    The header, which holds all but the tensors, is compared with its checksum; the tensors' checksums are only looked at by `verify`.
     ModelFileError: truncated or corrupt. UnsupportedModelError: a format version or scheme that is not known.
     """
     file = open_safetensors(path)
     _require_format(file)
+    _require_header(file)
     config, schemes = _json_object(file, "config"), _json_object(file, "schemes")
     try:
         specs = in_model_order(config, {name: _spec(file, name, form) for name, form in schemes.items()})
@@ -98,21 +100,11 @@ def read_tmac2(path: Path) -> Checkpoint:
 
 
 def verify(path: Path) -> list[str]:
-    """What is wrong with the file's bytes, one line per problem; none if header and tensors are as they were written.
-
-    A file too broken to open raises, as `read_tmac2` does.
-    """
+    """What is wrong with the tensors' bytes, one line per problem; none if they are as they were written. Raises what `read_tmac2` does."""
     read_tmac2(path)
     file = open_safetensors(path)
-    recorded = file.metadata.get("header_checksum", "")
-    problems = []
-    if _checksum(file.header.replace(recorded.encode(), NO_CHECKSUM.encode(), 1)) != recorded:
-        problems.append("the header does not match its checksum")
     checksums = _json_object(file, "checksums")
-    problems += [
-        f"tensor {name} does not match its checksum" for name in file.tensors if _checksum(file.view(name).data) != checksums.get(name)
-    ]
-    return problems
+    return [f"tensor {name} does not match its checksum" for name in file.tensors if _checksum(file.view(name).data) != checksums.get(name)]
 
 
 def _parts(name: str, spec: TensorSpec) -> list[_Part]:
@@ -189,6 +181,12 @@ def _require_format(file: SafetensorsFile) -> None:
         raise ModelFileError(f"{file.path}: a safetensors file, but not a .tmac2.bin: its metadata does not say format = {FORMAT}")
     if (version := file.metadata.get("format_version")) != FORMAT_VERSION:
         raise UnsupportedModelError(f"{file.path}: format version {version!r} is not read; this version reads {FORMAT_VERSION!r}")
+
+
+def _require_header(file: SafetensorsFile) -> None:
+    recorded = _text(file, "header_checksum")
+    if _checksum(file.header.replace(recorded.encode(), NO_CHECKSUM.encode(), 1)) != recorded:
+        raise ModelFileError(f"{file.path}: the header does not match its checksum; the file is corrupt")
 
 
 def _text(file: SafetensorsFile, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable, Mapping
@@ -185,7 +186,19 @@ def write_hf(
     return folder
 
 
-def edit_safetensors_header(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+def seal(raw: bytes | bytearray) -> bytes:
+    """The same .tmac2.bin with the header's checksum made right, as far as there is a header with one: what a forger would write."""
+    header, data = raw[8 : 8 + int.from_bytes(raw[:8], "little")], raw[8 + int.from_bytes(raw[:8], "little") :]
+    key, digits = b'"header_checksum":"', 32
+    start = header.find(key) + len(key)
+    if start < len(key) or len(header) < start + digits:
+        return bytes(raw)
+    blank = header[:start] + b"0" * digits + header[start + digits :]
+    checksum = hashlib.blake2b(blank, digest_size=16).hexdigest().encode()
+    return bytes(raw[:8] + blank[:start] + checksum + blank[start + digits :] + data)
+
+
+def edit_safetensors_header(path: Path, edit: Callable[[dict[str, Any]], object], sealed: bool = True) -> None:
     """Change the header's JSON in place; the data stays where it is if the header does not outgrow its padding."""
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")
@@ -193,7 +206,8 @@ def edit_safetensors_header(path: Path, edit: Callable[[dict[str, Any]], object]
     edit(header)
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(len(text) + 8) % 64)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+    changed = len(text).to_bytes(8, "little") + text + raw[8 + length :]
+    path.write_bytes(seal(changed) if sealed else changed)
 
 
 def same_bits(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:

@@ -14,7 +14,7 @@ from edgellm.formats import open_checkpoint
 from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.formats.tmac2 import verify
 from edgellm.quantize.convert import convert
-from tests.unit.formats.synthetic import write_gguf
+from tests.unit.formats.synthetic import seal, write_gguf
 
 Mutation = Callable[[bytearray, np.random.Generator, int], None]
 HOSTILE = [b"\xff" * 8, b"\xff" * 7 + b"\x7f", (1 << 32).to_bytes(8, "little"), (1 << 60).to_bytes(8, "little"), bytes(8)]
@@ -91,7 +91,7 @@ def test_a_mutated_file_is_read_or_refused(tmp_path: Path, models: dict[str, byt
         for _ in range(MUTATIONS_PER_KIND):
             raw = bytearray(original)
             mutate(raw, rng, header_bytes(original, kind))
-            path.write_bytes(raw)
+            path.write_bytes(seal(raw) if kind == "tmac2" else raw)
             del raw
             tracemalloc.reset_peak()
             before, _ = tracemalloc.get_traced_memory()

@@ -174,6 +174,7 @@ def rename(old: str, new: str) -> Any:
     [
         (set_metadata("format", "pt"), ModelFileError, "not a .tmac2.bin"),
         (set_metadata("format_version", "2"), UnsupportedModelError, "format version '2' is not read; this version reads '1'"),
+        (set_metadata("header_checksum", None), ModelFileError, "'header_checksum' is missing"),
         (set_metadata("config", None), ModelFileError, "'config' is missing"),
         (set_metadata("config", "["), ModelFileError, "'config' is not JSON"),
         (set_metadata("config", "[" * 100_000), ModelFileError, "'config' is not JSON"),
@@ -227,7 +228,7 @@ def test_rows_that_are_not_whole_groups_are_refused(tmp_path: Path, checkpoint: 
 def test_a_tensor_off_its_boundary_is_refused(model_file: Path) -> None:
     raw = model_file.read_bytes()
     length = int.from_bytes(raw[:8], "little")
-    model_file.write_bytes((length + 1).to_bytes(8, "little") + raw[8 : 8 + length] + b" " + raw[8 + length :])
+    model_file.write_bytes(seal((length + 1).to_bytes(8, "little") + raw[8 : 8 + length] + b" " + raw[8 + length :]))
     with pytest.raises(ModelFileError, match="not on a multiple of 64"):
         read_tmac2(model_file)
 
@@ -263,9 +264,11 @@ def test_verify_names_the_damaged_tensor(model_file: Path) -> None:
     assert verify(model_file) == ["tensor model.norm.weight does not match its checksum"]
 
 
-def test_verify_notices_a_header_that_was_changed(model_file: Path) -> None:
-    edit_safetensors_header(model_file, set_json("config", rope_theta=1.0))
-    assert verify(model_file) == ["the header does not match its checksum"]
+def test_a_header_that_was_changed_is_refused(model_file: Path) -> None:
+    edit_safetensors_header(model_file, set_json("config", rms_norm_eps=0.1), sealed=False)
+    for use in (read_tmac2, verify):
+        with pytest.raises(ModelFileError, match=r"m\.tmac2\.bin: the header does not match its checksum"):
+            use(model_file)
 
 
 def test_verify_notices_a_flip_of_any_byte(tmp_path: Path, model_file: Path) -> None:
