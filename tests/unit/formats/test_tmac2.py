@@ -16,7 +16,7 @@ from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix, Scheme, pack_nibbles
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 from edgellm.formats.tmac2 import read_tmac2, verify, write_tmac2
-from tests.unit.formats.synthetic import HF_CONFIG, TEMPLATE, edit_safetensors_header, hf_weights, same_bits
+from tests.unit.formats.synthetic import HF_CONFIG, TEMPLATE, edit_safetensors_header, hf_weights, same_bits, seal
 
 EMBEDDING = "model.embed_tokens.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
