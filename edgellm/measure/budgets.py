@@ -2,7 +2,7 @@
 
     [default]                 # every profile starts from these
     ttft_p95_ms = 2000
-    [x86_64-linux]            # `platform_profile()` of the machine: its own limits replace the defaults
+    [x86_64-linux]            # `platform_profile()` of a machine, or any other name: its own limits replace the defaults
     ttft_p95_ms = 600
 
 Keys are named like the figures that they bound, unit included.
@@ -42,18 +42,20 @@ def platform_profile() -> str:
 
 
 def load_budgets(path: Path, profile: str) -> dict[str, float]:
-    """The limits that hold for a profile; InvalidRequestError names the entry that is not a positive number."""
+    """The limits that hold for a profile, the defaults among them; InvalidRequestError as `own_budgets`."""
+    return own_budgets(path, "default") | own_budgets(path, profile)
+
+
+def own_budgets(path: Path, profile: str) -> dict[str, float]:
+    """The limits that the file lists for the profile itself, if any; InvalidRequestError names the entry that is not a positive number."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        limits = tomllib.loads(path.read_text(encoding="utf-8")).get(profile, {})
     except (OSError, ValueError) as error:
         raise InvalidRequestError(f"cannot read the budgets {path}: {error}") from error
-    limits: dict[str, float] = {}
-    for table in ("default", profile):
-        for name, limit in tables.get(table, {}).items():
-            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
-                raise InvalidRequestError(f"{path}: [{table}] {name} = {limit!r}; a budget is a positive number")
-            limits[name] = float(limit)
-    return limits
+    for name, limit in limits.items():
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
+            raise InvalidRequestError(f"{path}: [{profile}] {name} = {limit!r}; a budget is a positive number")
+    return {name: float(limit) for name, limit in limits.items()}
 
 
 def check(budgets: Mapping[str, float], figures: Mapping[str, float], prefix: str = "") -> list[Verdict]:

@@ -15,6 +15,7 @@ from edgellm.measure.fingerprint import fingerprint
 from edgellm.measure.statistics import jitter, summarize
 
 BUDGETS = Path(__file__).parent / "budgets.toml"
+CLAIMS = "claims"
 
 
 HEAD = f"{'':12}{'rounds':>7}{'p50':>10}{'p95':>10}{'p99':>10}{'std':>9}{'MAD':>9}{'p99/p50':>9}{'max/p50':>9}{'tokens/s':>10}"
@@ -22,10 +23,23 @@ LINES = pytest.StashKey[list[str]]()
 NOTES = pytest.StashKey[list[str]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--budgets", metavar="PROFILE", help=f"gate on this profile of {BUDGETS.name}; this platform's if not given")
+
+
+def profile(config: pytest.Config) -> str:
+    """Whose budgets decide; UsageError for one that was asked for and does not exist."""
+    asked = config.getoption("--budgets", default=None)
+    if asked and not budgets.own_budgets(BUDGETS, asked):
+        raise pytest.UsageError(f"--budgets {asked}: {BUDGETS.name} has no such profile")
+    return asked or budgets.platform_profile()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse workers: tests that run beside each other time each other."""
     if hasattr(config, "workerinput") or config.getoption("numprocesses", None):
         raise pytest.UsageError("tests/perf times the machine and cannot share it: run it without -n, e.g. `pytest -p no:xdist tests/perf`")
+    profile(config)
     config.stash[LINES] = []
     config.stash[NOTES] = []
 
@@ -33,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print one line per measurement, its verdicts, and what else the tests noted."""
     if lines := config.stash[LINES]:
-        terminalreporter.section(f"latency in ms, budgets of {budgets.platform_profile()}")
+        terminalreporter.section(f"latency in ms, budgets of {profile(config)}")
         terminalreporter.line("\n".join([HEAD, *lines]))
     if notes := config.stash[NOTES]:
         terminalreporter.section("comparisons")
@@ -47,10 +61,14 @@ def number(value: float | None, width: int) -> str:
 
 @dataclass(frozen=True)
 class LatencyRecorder:
-    """Runs rounds, keeps what they took, and judges it. `lines` is the table, `context` what else the JSON says of the measurement."""
+    """Runs rounds, keeps what they took, and judges it: a broken limit fails the test, a claim that does not hold here is only shown.
+
+    `lines` is the table, `context` what else the JSON says of the measurement.
+    """
 
     benchmark: BenchmarkFixture
     limits: Mapping[str, float]
+    claims: Mapping[str, float]
     lines: list[str]
     context: dict[str, Any]
 
@@ -85,6 +103,7 @@ class LatencyRecorder:
             f"{name}_p95_ms": s.p95,
             f"{name}_p99_ms": s.p99,
             f"{name}_std_ms": s.std,
+            f"{name}_mad_ms": s.mad,
             f"{name}_p99_over_p50": j.p99_over_p50,
             f"{name}_max_over_p50": j.max_over_p50,
         }
@@ -103,17 +122,27 @@ class LatencyRecorder:
     def judge(self, name: str, row: str, figures: Mapping[str, float], **facts: object) -> None:
         """Put a row into the table and the facts into the JSON, with the verdicts on the budgets named `name`_*; fail if one is broken."""
         verdicts = budgets.check(self.limits, figures, f"{name}_")
-        self.lines.extend([row, *(f"    {verdict}" for verdict in verdicts)])
-        recorded = [asdict(verdict) | {"kept": verdict.kept} for verdict in verdicts]
-        self.benchmark.extra_info.update(self.context, **facts, budgets=recorded)
+        claims = [budgets.Verdict(figure, figures[figure], limit) for figure, limit in self.claims.items() if figure in figures]
+        self.lines.extend([row, *(f"    {verdict}" for verdict in verdicts), *(f"    claim: {verdict}" for verdict in claims)])
+        recorded = {
+            key: [asdict(verdict) | {"kept": verdict.kept} for verdict in judged]
+            for key, judged in (("budgets", verdicts), ("claims", claims))
+        }
+        self.benchmark.extra_info.update(self.context, **facts, **recorded)
         if broken := [str(verdict) for verdict in verdicts if not verdict.kept]:
             pytest.fail("; ".join(broken), pytrace=False)
 
 
 @pytest.fixture(scope="session")
-def limits() -> dict[str, float]:
-    """The budgets of this kind of machine."""
-    return budgets.load_budgets(BUDGETS, budgets.platform_profile())
+def limits(request: pytest.FixtureRequest) -> dict[str, float]:
+    """The budgets that decide."""
+    return budgets.load_budgets(BUDGETS, profile(request.config))
+
+
+@pytest.fixture(scope="session")
+def claims() -> dict[str, float]:
+    """The budgets that are only shown."""
+    return budgets.own_budgets(BUDGETS, CLAIMS)
 
 
 @pytest.fixture(scope="session")
@@ -124,11 +153,15 @@ def machine() -> dict[str, Any]:
 
 @pytest.fixture
 def latency(
-    request: pytest.FixtureRequest, benchmark: BenchmarkFixture, limits: dict[str, float], machine: dict[str, Any]
+    request: pytest.FixtureRequest,
+    benchmark: BenchmarkFixture,
+    limits: dict[str, float],
+    claims: dict[str, float],
+    machine: dict[str, Any],
 ) -> LatencyRecorder:
     """The recorder of one test."""
     context = {"schema": "edgellm-latency", "version": 1, "provenance": "measured", "fingerprint": machine}
-    return LatencyRecorder(benchmark, limits, request.config.stash[LINES], context)
+    return LatencyRecorder(benchmark, limits, claims, request.config.stash[LINES], context)
 
 
 @pytest.fixture

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from edgellm.errors import InvalidRequestError
-from edgellm.measure.budgets import Verdict, check, load_budgets, platform_profile
+from edgellm.measure.budgets import Verdict, check, load_budgets, own_budgets, platform_profile
+from edgellm.measure.statistics import summarize
+
+BUDGETS = Path(__file__).parents[2] / "perf" / "budgets.toml"
 
 
 @pytest.fixture
@@ -21,8 +24,22 @@ def test_profile_overrides_default(path: Path) -> None:
 
 
 def test_budgets_of_this_machine_are_sound() -> None:
-    limits = load_budgets(Path(__file__).parents[2] / "perf" / "budgets.toml", platform_profile())
-    assert {"ttft_p95_ms", "itl_p95_ms", "peak_rss_mib"} <= set(limits)
+    limits = load_budgets(BUDGETS, platform_profile())
+    assert {"ttft_p95_ms", "itl_p95_ms", "itl_mad_ms", "peak_rss_mib"} <= set(limits)
+
+
+def test_claims() -> None:
+    """The project's goals; whoever moves one moves it here too."""
+    assert own_budgets(BUDGETS, "claims") == {"ttft_p95_ms": 100, "itl_std_ms": 10}
+
+
+@pytest.mark.parametrize("profile", ["default", platform_profile()])
+def test_a_stall_of_the_machine_breaks_no_budget(profile: str) -> None:
+    """Two stalls of 500 ms among 100 tokens of 3 ms each."""
+    summary = summarize([3.0] * 98 + [500.0] * 2)
+    limits = {name: limit for name, limit in load_budgets(BUDGETS, profile).items() if name.startswith("itl_")}
+    figures = {"itl_p50_ms": summary.p50, "itl_p95_ms": summary.p95, "itl_mad_ms": summary.mad}
+    assert all(verdict.kept for verdict in check(limits, figures))
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "true", '"fast"', "[1]"])
