@@ -14,8 +14,9 @@ from edgellm.errors import EdgeLLMError, InvalidRequestError, UnsupportedModelEr
 from edgellm.formats import open_checkpoint
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.digest import sha256_of
+from edgellm.formats.hf import model_files
 from edgellm.formats.matrix import INT8, QuantizedMatrix
-from edgellm.formats.paths import is_folder
+from edgellm.formats.paths import exists, is_folder
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 from edgellm.formats.tmac2 import write_tmac2
 from edgellm.model.config import LlamaConfig
@@ -45,14 +46,16 @@ def convert(source: Path, destination: Path, scheme: str = "keep", progress: boo
     scheme "int8": every matrix becomes int8-g32, rounded to nearest from its dequantised weights.
     Norms become float32. `destination` is replaced only when all went well.
 
-    InvalidRequestError: no such scheme. UnsupportedModelError: a tensor that the scheme cannot store, a config or tokenizer that would be
-    refused when the result is loaded. And what reading and writing raise.
+    InvalidRequestError: no such scheme, or `destination` is the source or a file of it. UnsupportedModelError: a tensor that the scheme
+    cannot store, a config or tokenizer that would be refused when the result is loaded. And what reading and writing raise.
     """
     if scheme not in SCHEMES:
         raise InvalidRequestError(f"scheme {scheme!r} is unknown; possible: {', '.join(SCHEMES)}")
     if is_folder(destination):
         raise InvalidRequestError(f"{destination} is a folder; give the name of a file, such as {destination / 'model.tmac2.bin'}")
     checkpoint = open_checkpoint(source)
+    if exists(destination) and any(destination.samefile(file) for file in [source, *model_files(source)]):
+        raise InvalidRequestError(f"{destination} is what is to be converted; give the name of another file")
     _require_loadable(checkpoint, source)
     tensors = LazyTensors.over(checkpoint.tensors)
     target = {name: _target(name, spec, scheme) for name, spec in tensors.specs.items()}

