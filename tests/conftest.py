@@ -1,11 +1,13 @@
-"""What every layer of tests asks for: the real model, an engine on it, the instruction sets, the evaluation texts."""
+"""What every layer of tests asks for: the real model, an engine on it, the instruction sets, the evaluation texts, a place for numbers."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from filelock import FileLock
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m"
+REPORTED = "reported"
+
+
+class Report(Protocol):
+    def __call__(self, kind: str, line: str, **record: Any) -> None:
+        """Show the line when the tests end, also when all is well, and put the record into results/`kind`.json."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +42,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     missing = pytest.mark.skip(reason=f"not available: this processor and this build run {', '.join(available)}")
     isas = [isa for isa in native.ISAS if asked in (None, isa)]
     metafunc.parametrize("isa", [pytest.param(isa, marks=() if isa in available else missing) for isa in isas])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show and write what tests reported; here, because workers' tests meet here."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, []) if report.when == "call"]
+    reported = [value for report in reports for name, value in report.user_properties if name == REPORTED]
+    if not reported:
+        return
+    from edgellm.measure.fingerprint import fingerprint
+    from edgellm.measure.results import ResultsFile
+
+    for kind, entries in groupby(sorted(reported, key=lambda entry: entry[:2]), key=lambda entry: entry[0]):
+        terminalreporter.section(f"results/{kind}.json")
+        with ResultsFile(terminalreporter.config.rootpath / "results" / f"{kind}.json", kind=kind, fingerprint=fingerprint()) as results:
+            for _, line, record in entries:
+                terminalreporter.line(line)
+                results.append(record)
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Report:
+    """Where a test leaves the numbers that it measured."""
+    return lambda kind, line, **record: record_property(REPORTED, (kind, line, record))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ import pytest
 import edgellm
 from edgellm.ops import reference
 from edgellm.runtime.engine import Engine, KVDtype
-from tests.e2e.conftest import GOLDEN, REPORTED
+from tests.conftest import Report
+from tests.e2e.conftest import GOLDEN
 
 F32 = npt.NDArray[np.float32]
 
@@ -44,10 +45,22 @@ class Distance:
     def top1_agreement(self) -> float:
         return float(self.top1_agrees.mean())
 
-    def __str__(self) -> str:
-        return (
-            f"max |dlogit| {self.max_abs_dlogit:.1e}, rms {self.rms_dlogit:.1e}, max |dlogsumexp| {np.abs(self.dlogsumexp).max():.1e}, "
-            f"top-1 agreement {self.top1_agreement:.4f} of {len(self.top1_agrees)} positions"
+    def reported(self, report: Report, activations: str, kv_dtype: str) -> None:
+        """Into results/parity.json."""
+        worst_sum = float(np.abs(self.dlogsumexp).max())
+        report(
+            "parity",
+            f"{activations} activations, KV {kv_dtype}, from transformers in float32: max |dlogit| {self.max_abs_dlogit:.1e}, "
+            f"rms {self.rms_dlogit:.1e}, max |dlogsumexp| {worst_sum:.1e}, "
+            f"top-1 agreement {self.top1_agreement:.4f} of {len(self.top1_agrees)} positions",
+            activations=activations,
+            kv_dtype=kv_dtype,
+            reference="transformers float32",
+            max_abs_dlogit=self.max_abs_dlogit,
+            rms_dlogit=self.rms_dlogit,
+            max_abs_dlogsumexp=worst_sum,
+            top1_agreement=self.top1_agreement,
+            positions=len(self.top1_agrees),
         )
 
 
@@ -72,7 +85,7 @@ def distance(recorded: Any, prompts: dict[str, list[int]], logits: Callable[[lis
 
 @pytest.mark.parametrize("kv_dtype", ["f16", "f32"])
 def test_the_engine_is_as_near_to_float32_as_llama_cpp(
-    model_path: Path, recorded: Any, prompts: dict[str, list[int]], kv_dtype: KVDtype, record_property: Callable[[str, object], None]
+    model_path: Path, recorded: Any, prompts: dict[str, list[int]], kv_dtype: KVDtype, report: Report
 ) -> None:
     """Both keep activations in int8 per 32 and differ from float32 by that. llama.cpp's distance, recorded, is the yardstick.
 
@@ -81,7 +94,7 @@ def test_the_engine_is_as_near_to_float32_as_llama_cpp(
     """
     yardstick = json.loads((GOLDEN / "logits_llama_cpp.json").read_text())
     found = distance(recorded, prompts, edgellm.load(model_path, threads=1, kv_dtype=kv_dtype, context=128).logits)
-    record_property(REPORTED, f"int8 activations, KV {kv_dtype}: {found}")
+    found.reported(report, "int8", kv_dtype)
     assert found.rms_dlogit < 1.15 * yardstick["rms_dlogit"]
     assert found.max_abs_dlogit < yardstick["max_abs_dlogit"]
     assert found.top1_agreement > yardstick["top1_agreement"] - 0.01
@@ -89,12 +102,7 @@ def test_the_engine_is_as_near_to_float32_as_llama_cpp(
 
 @pytest.mark.parametrize(("kv_dtype", "bound"), [("f32", 1e-3), ("f16", 1e-1)])
 def test_without_int8_activations_only_rounding_is_left(
-    model_path: Path,
-    recorded: Any,
-    prompts: dict[str, list[int]],
-    kv_dtype: KVDtype,
-    bound: float,
-    record_property: Callable[[str, object], None],
+    model_path: Path, recorded: Any, prompts: dict[str, list[int]], kv_dtype: KVDtype, bound: float, report: Report
 ) -> None:
     """The same forward pass over the NumPy ops with exact activations: weights, shapes, RoPE, attention and head are transformers'.
 
@@ -110,6 +118,6 @@ def test_without_int8_activations_only_rounding_is_left(
     )
     few = {name: prompts[name] for name in ("emoji", "chat")}
     found = distance(recorded, few, exact.logits)
-    record_property(REPORTED, f"exact activations in NumPy, KV {kv_dtype}: {found}")
+    found.reported(report, "exact", kv_dtype)
     assert found.max_abs_dlogit < bound
     assert found.top1_agreement == 1

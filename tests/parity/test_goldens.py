@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.conftest import Report
 from tests.parity import reference
 from tests.parity.corpus import CONVERSATIONS, NASTY, PROMPTS
 
@@ -91,7 +92,7 @@ def test_chat_template(model_gguf: Path, write: bool) -> None:
     assert load(CHAT)["conversations"] == records
 
 
-def test_logits(model_gguf: Path, write: bool, record_property: Any) -> None:
+def test_logits(model_gguf: Path, write: bool, report: Report) -> None:
     tokenizer = reference.smollm2_tokenizer(model_gguf)
     model = reference.causal_lm(model_gguf)
     records, position = [], 0
@@ -125,8 +126,7 @@ def test_logits(model_gguf: Path, write: bool, record_property: Any) -> None:
         elif not key.endswith("top_ids"):
             worst = max(worst, float(np.abs(fresh - stored[key]).max()))
             np.testing.assert_allclose(fresh, stored[key], rtol=0, atol=FLOAT32_NOISE, err_msg=key)
-    record_property("max_abs_dlogit", worst)
-    print(f"live transformers against the golden: max |dlogit| {worst:.1e}")
+    report("references", f"live transformers against the golden: max |dlogit| {worst:.1e}", max_abs_dlogit=worst)
 
 
 def test_logits_of_llama_cpp(model_gguf: Path, write: bool) -> None:

@@ -16,14 +16,13 @@ import pytest
 from edgellm import Engine
 from edgellm.evaluate.data import wikitext2_test
 from edgellm.evaluate.perplexity import WINDOW, Perplexity, perplexity
-from edgellm.measure.fingerprint import fingerprint
-from edgellm.measure.results import ResultsFile
+from tests.conftest import Report
 
 pytestmark = pytest.mark.quality
 
 GOLDEN = Path(__file__).parent / "golden_perplexity.json"
 TOLERANCE = 0.01
-"""Of the perplexity. Activations in int8 per 32 cost about 0.2%; llama.cpp quantizes them too, transformers does not."""
+"""Of the perplexity. Activations in int8 per 32 cost 0.4% of it; llama.cpp quantizes them too, transformers does not."""
 
 
 @pytest.fixture(scope="module")
@@ -50,31 +49,38 @@ def ours(golden: dict[str, Any], wikitext_ids: list[int], engine: Engine) -> Per
 
 
 @pytest.mark.parametrize("reference", ["transformers", "llama_cpp"])
-def test_wikitext2_against_golden(reference: str, ours: Perplexity, golden: dict[str, Any], record_property: Any) -> None:
-    """Within 1% of the reference, and no single window further off than ten times what the activations' rounding costs on average."""
+def test_wikitext2_against_golden(reference: str, ours: Perplexity, golden: dict[str, Any], report: Report) -> None:
+    """Within 1% of the reference, and no single window further off than five times what the activations' rounding costs on average."""
     nlls = golden[reference]["mean_nll"]
     theirs = math.exp(math.fsum(nlls) / len(nlls))
     delta = ours.ppl / theirs - 1
-    record_property("ppl", ours.ppl)
-    record_property(f"ppl_{reference}", theirs)
-    print(f"\nWikiText-2, {len(nlls)} windows of {WINDOW}: ppl {ours.ppl:.4f}, {reference} {theirs:.4f}, {delta:+.3%}")
+    report(
+        "quality",
+        f"WikiText-2, {len(nlls)} windows of {WINDOW}: ppl {ours.ppl:.4f}, {reference} {theirs:.4f}, {delta:+.3%}",
+        **scored("wikitext2_test", WINDOW, ours),
+        reference={"backend": reference, "ppl": theirs, "window_nlls": nlls},
+        delta=delta,
+    )
     assert abs(delta) < TOLERANCE
     np.testing.assert_allclose(ours.window_nlls, nlls, rtol=0, atol=0.02)
 
 
-def test_prose_that_every_python_carries(engine: Engine) -> None:
+def test_prose_that_every_python_carries(engine: Engine, report: Report) -> None:
     """Python's own language reference: a sound model predicts it far better than chance, and shuffled far worse. Needs no data folder."""
     text = "\n".join(pydoc_data.topics.topics[name] for name in ("if", "while", "for"))
     ids = engine.tokenizer.encode(text, special=False)[:512]
     shuffled = np.random.default_rng(0).permutation(ids).tolist()
     prose, noise = (perplexity(engine.logits, tokens, window=256, windows=2, progress=False) for tokens in (ids, shuffled))
-    print(f"\npydoc topics: ppl {prose.ppl:.2f}; shuffled {noise.ppl:.0f}")
+    for text, result in (("pydoc topics", prose), ("pydoc topics, shuffled", noise)):
+        report("quality", f"{text}: ppl {result.ppl:.2f}", **scored(text, 256, result))
     assert 1.5 < prose.ppl < 40
     assert noise.ppl > 20 * prose.ppl
 
 
 @pytest.mark.peers
-def test_wikitext2_beside_llama_cpp(pytestconfig: pytest.Config, wikitext_ids: list[int], engine: Engine, model_gguf: Path) -> None:
+def test_wikitext2_beside_llama_cpp(
+    pytestconfig: pytest.Config, wikitext_ids: list[int], engine: Engine, model_gguf: Path, report: Report
+) -> None:
     """The same windows through both, live; `--windows` says how many."""
     pytest.importorskip("llama_cpp", reason="the peer llama.cpp is not installed: pip install 'edgellm[baselines]'")
     from edgellm.measure.backends.llama_cpp import LlamaCppBackend
@@ -85,11 +91,20 @@ def test_wikitext2_beside_llama_cpp(pytestconfig: pytest.Config, wikitext_ids: l
         ours, theirs = (perplexity(logits, wikitext_ids, windows=windows) for logits in (engine.logits, peer.logits))
     finally:
         peer.unload()
-    with ResultsFile(pytestconfig.rootpath / "results" / "perplexity.json", kind="perplexity", fingerprint=fingerprint()) as results:
-        for name, result in (("edgellm", ours), ("llama.cpp", theirs)):
-            results.append({"backend": name, "text": "wikitext2_test", "window_tokens": WINDOW, **asdict(result)})
     delta = ours.ppl / theirs.ppl - 1
-    worst = np.abs(np.subtract(ours.window_nlls, theirs.window_nlls)).max()
-    print(f"\nWikiText-2, {len(ours.window_nlls)} windows: ppl {ours.ppl:.4f}, llama.cpp {theirs.ppl:.4f}, {delta:+.3%}; ", end="")
-    print(f"-log p of one window differs by at most {worst:.4f}")
+    worst = float(np.abs(np.subtract(ours.window_nlls, theirs.window_nlls)).max())
+    report(
+        "quality_peers",
+        f"WikiText-2, {len(ours.window_nlls)} windows: ppl {ours.ppl:.4f}, llama.cpp {theirs.ppl:.4f}, {delta:+.3%}; "
+        f"-log p of one window differs by at most {worst:.4f}",
+        **scored("wikitext2_test", WINDOW, ours),
+        reference={"backend": peer.name} | asdict(theirs),
+        delta=delta,
+        max_abs_window_dnll=worst,
+    )
     assert abs(delta) < TOLERANCE
+
+
+def scored(text: str, window: int, result: Perplexity) -> dict[str, Any]:
+    """What a record says of our own score."""
+    return {"backend": "edgellm", "text": text, "window_tokens": window, **asdict(result)}
