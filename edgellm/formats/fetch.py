@@ -2,7 +2,7 @@
 
 The cache is `~/.cache/edgellm`, or what EDGELLM_HOME names:
     sources/NAME/      a model as it was published: a GGUF file or a Hugging Face folder
-    models/NAME.tmac2.bin    the same model converted
+    models/NAME.tmac2.bin    the same model converted; NAME.int8.tmac2.bin if it was converted to int8
 A pull works in a `.partial-` folder of sources/ and moves the result into place when it is whole. One pull at a time works on a cache:
 it holds a lock that the system releases even if the process is killed, so a `.partial-` folder met under the lock is a dead one's.
 """
@@ -27,7 +27,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from edgellm.errors import FetchError, ModelFileError
+from edgellm.errors import FetchError, InvalidRequestError, ModelFileError
 from edgellm.formats import format_of, hf, open_checkpoint
 from edgellm.formats.atomic import replacing, storing
 from edgellm.formats.digest import sha256_of
@@ -78,6 +78,7 @@ def pull(name: str, home: Path | None = None, progress: bool = True) -> Path:
     FetchError: no such model, no network, a wrong checksum, a full disk, an unwritable cache. A local model that cannot be opened
     raises what opening it raises. Whatever goes wrong, nothing half-written stays.
     """
+    name = _given(name)
     root = _root(home)
     with _sources_locked(root, progress) as sources:
         if name in CATALOGUE:
@@ -90,53 +91,97 @@ def pull(name: str, home: Path | None = None, progress: bool = True) -> Path:
 
 
 def resolve_source(name: str | Path, home: Path | None = None) -> Path:
-    """The model to convert: a pulled one by the name that it was pulled by, or a path. ModelFileError says how to get what is missing."""
-    sources = _root(home) / "sources"
-    name = str(name)
-    if name in CATALOGUE:
-        found = sources / name / Path(CATALOGUE[name].member).name
-    elif name.startswith("hf:"):
-        found = sources / _hub_folder(name)
-    else:
-        found = Path(name)
-    if exists(found):
-        return found
-    remedy = f"run: edgellm pull {name}" if found != Path(name) else f"give a path, or one of: {', '.join(CATALOGUE)}, hf:OWNER/NAME"
+    """The model to convert: a path, or what was pulled, by its name. ModelFileError says how to get what is missing."""
+    name = _given(name)
+    if _is_path(name):
+        return Path(name)
+    if (pulled := _pulled(name, home)) is not None:
+        return pulled
+    remedy = f"run: edgellm pull {name}" if _is_published(name) else f"give a path, or one of: {', '.join(CATALOGUE)}, hf:OWNER/NAME"
     raise ModelFileError(f"there is no model {name!r} to convert; {remedy}")
 
 
 def resolve_model(name: str | Path, home: Path | None = None) -> Path:
-    """The converted model to load: by the name that its source was pulled by, or a path. ModelFileError says how to get what is missing."""
-    is_path = str(name) not in CATALOGUE and not str(name).startswith("hf:")
-    if is_path and exists(Path(name)):
+    """The model to load: a path, or what was converted, by the name that it was pulled by (NAME.int8 if it was converted to int8).
+
+    A path is usually that of a .tmac2.bin, but a GGUF file of Q4_0, Q4_1 and Q8_0 matrices runs as it is; converting makes loading faster.
+    ModelFileError says how to get what is missing.
+    """
+    name = _given(name)
+    if _is_path(name):
         return Path(name)
     models = _root(home) / "models"
-    converted = models / f"{_model_name(name, home)}{SUFFIX}"
-    if exists(converted):
-        return converted
+    known = _name_in_cache(name)
+    if known is not None and exists(models / f"{known}{SUFFIX}"):
+        return models / f"{known}{SUFFIX}"
     have = ", ".join(sorted(file.name.removesuffix(SUFFIX) for file in models.glob(f"*{SUFFIX}"))) or "none"
-    remedy = "give a path, or run" if is_path else "run"
-    known = next(iter(CATALOGUE)) if is_path else name
-    raise ModelFileError(
-        f"there is no model {str(name)!r}; converted are: {have}; {remedy}: edgellm pull {known} && edgellm convert {known}"
-    )
+    raise ModelFileError(f"there is no model {name!r}; converted are: {have}; {_how_to_convert(name, home)}")
 
 
-def default_destination(source: str | Path, home: Path | None = None) -> Path:
-    """Where in the cache the conversion of a source (a name or a path, as `resolve_source` takes) belongs."""
-    return _root(home) / "models" / f"{_model_name(source, home)}{SUFFIX}"
+def default_destination(source: Path, scheme: str = "keep", home: Path | None = None) -> Path:
+    """Where in the cache the conversion of a source (a path, as `resolve_source` gives it) belongs."""
+    name = _name_of(source, _root(home))
+    return _root(home) / "models" / f"{name if scheme == 'keep' else f'{name}.{scheme}'}{SUFFIX}"
 
 
 def _root(given: Path | None) -> Path:
     return home() if given is None else given
 
 
-def _model_name(source: str | Path, home: Path | None) -> str:
-    """The name by which a source's conversion is known: its folder in the cache, else the file's or folder's own name."""
-    if str(source).startswith("hf:"):
-        return _hub_folder(str(source))
-    path = Path(source).resolve()
-    sources = (_root(home) / "sources").resolve()
+def _given(name: str | Path) -> str:
+    if not str(name):
+        raise InvalidRequestError("the name of the model is empty; give a name or a path")
+    return str(name)
+
+
+def _is_published(name: str) -> bool:
+    return name in CATALOGUE or name.startswith("hf:")
+
+
+def _is_path(name: str) -> bool:
+    return not _is_published(name) and exists(Path(name))
+
+
+def _name_in_cache(name: str) -> str | None:
+    """What a model is called in the cache, by its folder of sources/ and its file of models/; None for the path of a file elsewhere."""
+    if name.startswith("hf:"):
+        return _hub_folder(name)
+    return name if "/" not in name else None
+
+
+def _pulled(name: str, home: Path | None) -> Path | None:
+    """Where in the cache the source lies that is known by a name, if it was pulled."""
+    known = _name_in_cache(name)
+    if known is None:
+        return None
+    folder = _root(home) / "sources" / known
+    if name not in CATALOGUE:
+        return _model_in(folder)
+    published = folder / Path(CATALOGUE[name].member).name
+    return published if exists(published) else None
+
+
+def _model_in(folder: Path) -> Path | None:
+    """The model in a folder of sources/: the folder itself if it is a Hugging Face one, else the file in it; None if nothing is there."""
+    return folder if exists(folder / hf.CONFIG) else min(folder.glob("*"), default=None)
+
+
+def _how_to_convert(name: str, home: Path | None) -> str:
+    """What to do about a model that is not converted."""
+    source = name.removesuffix(".int8")
+    convert = f"edgellm convert {source}" if source == name else f"edgellm convert {source} --scheme int8"
+    if _pulled(source, home) is not None:
+        return f"run: {convert}"
+    if _is_published(source):
+        return f"run: edgellm pull {source} && {convert}"
+    known = next(iter(CATALOGUE))
+    return f"give a path, or run: edgellm pull {known} && edgellm convert {known}"
+
+
+def _name_of(path: Path, root: Path) -> str:
+    """The name by which a model is known in the cache: its folder there, else the file's or folder's own name."""
+    path = path.resolve()
+    sources = (root / "sources").resolve()
     if path.is_relative_to(sources) and path != sources:
         return path.relative_to(sources).parts[0]
     return path.name.removesuffix(SUFFIX).removesuffix(".gguf")
@@ -263,7 +308,7 @@ def _pull_local(path: Path, root: Path, progress: bool) -> Path:
     open_checkpoint(path)
     if path.resolve().is_relative_to(root.resolve()):
         return path
-    name = _model_name(path, root)
+    name = _name_of(path, root)
     with _partial(root / "sources") as folder:
         copy = folder / "copy"
         if is_folder(path):

@@ -113,6 +113,7 @@ BAD_INPUT = {
     "missing_model": BadInput("generate --model {missing} -p x", ("{missing}", "edgellm pull")),
     "missing_source": BadInput("convert {missing} -o {out}", ("{missing}",)),
     "prompt_for_model": BadInput(f"generate --model {'x' * 300} -p x", ("xxx", "File name too long")),
+    "empty_name": BadInput("generate --model= -p x", ("empty",)),
     "unknown_name": BadInput("pull no-such-model", ("no-such-model", "smollm2-135m")),
     "empty_cache": BadInput("generate -p x", ("smollm2-135m", "edgellm pull smollm2-135m"), {"EDGELLM_HOME": "{empty}"}),
     "unwritable_home": BadInput("pull {model}", ("{text}",), {"EDGELLM_HOME": "{text}/home"}),

@@ -150,6 +150,9 @@ def test_an_error_is_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, e
         ("convert", "nowhere.gguf"),
         ("inspect", "nowhere.tmac2.bin"),
         ("pull", "no-such-model"),
+        ("pull", ""),
+        ("convert", ""),
+        ("inspect", ""),
         ("nonsense",),
     ],
     ids=" ".join,
@@ -205,6 +208,8 @@ def test_convert_and_inspect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
     result = run("convert", str(source))
     assert (result.exit_code, result.stdout.strip()) == (0, str(fetch.default_destination(source)))
+    assert run("convert", str(source), "--scheme", "int8").stdout.endswith("/models/m.int8.tmac2.bin\n")
+    seen.pop()
     assert run("convert", str(source), "-o", "x.tmac2.bin", "--scheme", "int8").stdout == "x.tmac2.bin\n"
     assert seen == [(source, fetch.default_destination(source), "keep", False), (source, Path("x.tmac2.bin"), "int8", False)]
 

@@ -16,7 +16,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from edgellm.errors import EdgeLLMError, FetchError, ModelFileError
+from edgellm.errors import EdgeLLMError, FetchError, InvalidRequestError, ModelFileError
 from edgellm.formats import fetch
 from edgellm.formats.fetch import PublishedModel, default_destination, pull, resolve_model, resolve_source
 from edgellm.quantize.convert import convert
@@ -276,7 +276,7 @@ def test_a_hub_model_that_cannot_be_opened_is_not_kept(cache: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["hf:", "hf:name", "hf:a/b/c", "hf:../x", "hf:a/.."])
 def test_a_hub_name_has_one_form(cache: Path, name: str) -> None:
-    for use in (pull, resolve_source, resolve_model, default_destination):
+    for use in (pull, resolve_source, resolve_model):
         with pytest.raises(FetchError, match="the form is hf:OWNER/NAME"):
             use(name)
 
@@ -286,13 +286,59 @@ def test_a_name_resolves_to_what_was_pulled_and_converted(cache: Path, pip: Pip)
         resolve_source("tiny")
     path = pull("tiny", progress=False)
     assert resolve_source("tiny") == path
-    with pytest.raises(ModelFileError, match="no model 'tiny'; converted are: none; run: edgellm pull tiny && edgellm convert tiny"):
-        resolve_model("tiny")
-    destination = default_destination("tiny")
-    assert destination == default_destination(path) == cache / "models" / "tiny.tmac2.bin"
+    destination = default_destination(path)
+    assert destination == cache / "models" / "tiny.tmac2.bin"
     destination.parent.mkdir()
     destination.touch()
     assert resolve_model("tiny") == destination
+
+
+def test_a_conversion_to_int8_has_a_name_of_its_own(cache: Path, pip: Pip) -> None:
+    path = pull("tiny", progress=False)
+    destination = default_destination(path, "int8")
+    assert destination == cache / "models" / "tiny.int8.tmac2.bin"
+    destination.parent.mkdir()
+    destination.touch()
+    assert resolve_model("tiny.int8") == destination
+    with pytest.raises(ModelFileError, match="there is no model 'tiny'; converted are: tiny.int8; run: edgellm convert tiny$"):
+        resolve_model("tiny")
+
+
+def test_the_advice_is_what_is_left_to_do(cache: Path, pip: Pip, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="no model 'tiny'; converted are: none; run: edgellm pull tiny && edgellm convert tiny$"):
+        resolve_model("tiny")
+    with pytest.raises(ModelFileError, match="run: edgellm pull tiny && edgellm convert tiny --scheme int8$"):
+        resolve_model("tiny.int8")
+    pull("tiny", progress=False)
+    pull(str(write_gguf(tmp_path / "mine.gguf")), progress=False)
+    for name in ("tiny", "mine"):
+        with pytest.raises(ModelFileError, match=f"run: edgellm convert {name}$"):
+            resolve_model(name)
+        with pytest.raises(ModelFileError, match=f"run: edgellm convert {name} --scheme int8$"):
+            resolve_model(f"{name}.int8")
+
+
+def test_what_was_pulled_from_a_path_is_known_by_its_name(cache: Path, tmp_path: Path) -> None:
+    for path in (write_gguf(tmp_path / "one.gguf"), write_hf(tmp_path / "two")):
+        pulled = pull(str(path), progress=False)
+        assert resolve_source(path.stem) == pulled
+        assert default_destination(pulled).name == f"{path.stem}.tmac2.bin"
+
+
+def test_a_path_that_is_not_there_is_no_name(cache: Path, tmp_path: Path) -> None:
+    pulled = pull(str(write_gguf(tmp_path / "mine.gguf")), progress=False)
+    convert(pulled, default_destination(pulled), progress=False)
+    assert resolve_model("mine") == default_destination(pulled)
+    for use in (resolve_source, resolve_model):
+        for name in ("elsewhere/mine", "elsewhere/mine.gguf", str(tmp_path / "none" / "mine")):
+            with pytest.raises(ModelFileError, match=f"there is no model '{name}'"):
+                use(name)
+
+
+@pytest.mark.parametrize("use", [pull, resolve_source, resolve_model])
+def test_an_empty_name_is_refused(cache: Path, use: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="the name of the model is empty; give a name or a path"):
+        use("")
 
 
 def test_paths_resolve_to_themselves(cache: Path, tmp_path: Path) -> None:
@@ -305,7 +351,7 @@ def test_paths_resolve_to_themselves(cache: Path, tmp_path: Path) -> None:
 def test_an_unknown_model_is_refused_with_what_there_is(cache: Path, pip: Pip) -> None:
     (cache / "models").mkdir(parents=True)
     for name in ("b", "a"):
-        default_destination(name).touch()
+        (cache / "models" / f"{name}.tmac2.bin").touch()
     with pytest.raises(ModelFileError, match="converted are: a, b; give a path, or run: edgellm pull tiny && edgellm convert tiny"):
         resolve_model("none")
     with pytest.raises(ModelFileError, match="give a path, or one of: tiny, hf:OWNER/NAME"):
