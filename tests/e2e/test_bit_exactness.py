@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import edgellm
 from edgellm.ops import native
 from edgellm.runtime.engine import Engine, KVDtype
+from tests.e2e import golden
+from tests.e2e.golden import PROMPT, digest, joined
 
-PROMPT = "english"  # 42 tokens
-LONG_PROMPT = ("english", "german", "french")  # 143 tokens: more than a default chunk
 
-
-def digest(logits: npt.NDArray[np.float32]) -> str:
-    return hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest()
+def test_hashes_of_another_model_are_not_compared(model_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "engine.json"
+    path.write_text(json.dumps({"model_sha256": "0" * 64}))
+    with pytest.raises(AssertionError, match=r"engine\.json was made with another model than .*\.gguf"):
+        golden.read(path, model_gguf)
 
 
 @pytest.mark.parametrize(("threads", "prefill_chunk"), [(1, 128), (2, 7)])
@@ -92,7 +93,3 @@ def test_a_cached_prefix_is_not_computed_again_and_changes_no_bit(
     np.testing.assert_array_equal(engine.prefill(prefix + second), from_scratch)
     assert computed == [*second, second[-1]], "the same prompt again runs its last token only"
     np.testing.assert_array_equal(engine.prefill(prefix).copy(), engine.logits(prefix)[-1])
-
-
-def joined(prompts: dict[str, list[int]]) -> list[int]:
-    return [token for name in LONG_PROMPT for token in prompts[name]]

@@ -16,7 +16,7 @@ import edgellm
 from edgellm.ops import reference
 from edgellm.runtime.engine import Engine, KVDtype
 from tests.conftest import Report
-from tests.e2e.conftest import GOLDEN
+from tests.e2e.golden import GOLDEN
 
 F32 = npt.NDArray[np.float32]
 

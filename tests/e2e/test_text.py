@@ -13,7 +13,7 @@ from edgellm.errors import ContextOverflowError
 from edgellm.runtime.engine import Engine
 from edgellm.text import chat
 from edgellm.text.tokenizer import StreamDecoder
-from tests.e2e.conftest import GOLDEN
+from tests.e2e.golden import GOLDEN
 
 TEXTS = json.loads((GOLDEN / "tokenizer.json").read_text())["texts"]
 CONVERSATIONS = json.loads((GOLDEN / "chat.json").read_text())["conversations"]
