@@ -75,8 +75,8 @@ def pull(name: str, home: Path | None = None, progress: bool = True) -> Path:
     name: a name of CATALOGUE, "hf:OWNER/NAME", or the path of a model, which is checked by opening it and copied.
     A model that is in the cache already, whole, is not fetched again; delete it there to fetch it anew.
 
-    FetchError: no such model, no network, a wrong checksum, a full disk, an unwritable cache. A local model that cannot be opened
-    raises what opening it raises. Whatever goes wrong, nothing half-written stays.
+    FetchError: no such model, another model of that name in the cache, no network, a wrong checksum, a full disk, an unwritable cache.
+    A local model that cannot be opened raises what opening it raises. Whatever goes wrong, nothing half-written stays.
     """
     name = _given(name)
     root = _root(home)
@@ -309,15 +309,27 @@ def _pull_local(path: Path, root: Path, progress: bool) -> Path:
     if path.resolve().is_relative_to(root.resolve()):
         return path
     name = _name_of(path, root)
+    if format_of(path) == "tmac2":
+        target = root / "models" / f"{name}{SUFFIX}"
+        there = target if exists(target) else None
+    elif name in CATALOGUE:
+        raise FetchError(f"{path}: {name!r} is the name of a published model; rename the file")
+    else:
+        target = root / "sources" / name if is_folder(path) else root / "sources" / name / path.name
+        there = _model_in(root / "sources" / name)
+    if there is not None:
+        if sha256_of(there) != sha256_of(path):
+            raise FetchError(f"{path}: the cache has another model named {name!r}, {there}; rename the one or delete the other")
+        return there
     with _partial(root / "sources") as folder:
         copy = folder / "copy"
         if is_folder(path):
             copy.mkdir()
             for file in hf.model_files(path):
                 _copy_file(file, copy / file.name, progress)
-            return _move(copy, root / "sources" / name)
-        _copy_file(path, copy, progress)
-        return _move(copy, root / "models" / f"{name}{SUFFIX}" if format_of(path) == "tmac2" else root / "sources" / name / path.name)
+        else:
+            _copy_file(path, copy, progress)
+        return _move(copy, target)
 
 
 def _copy_file(path: Path, target: Path, progress: bool) -> None:
@@ -329,9 +341,7 @@ def _copy_file(path: Path, target: Path, progress: bool) -> None:
 
 
 def _move(partial: Path, target: Path) -> Path:
-    """Move a whole file or folder from the `.partial-` folder into its place; a folder that was there goes the other way."""
+    """Move a whole file or folder from the `.partial-` folder into its place."""
     with storing(target, MOVE_THE_CACHE):
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            target.rename(partial.parent / "replaced")
         return partial.rename(target)

