@@ -187,10 +187,12 @@ def inspect(model: str, verify: bool, as_json: bool) -> None:
     Example:
       edgellm inspect smollm2-135m --verify
     """
-    from edgellm.formats import fetch, tmac2
+    from edgellm.formats import fetch, format_of, tmac2
     from edgellm.formats.inspect import describe
 
     path = fetch.resolve_model(model)
+    if verify and (kind := format_of(path)) != "tmac2":
+        raise InvalidRequestError(f"{path} cannot be verified: only a .tmac2.bin carries checksums, and its format is {kind}")
     problems = tmac2.verify(path) if verify else []
     description = describe(path)
     click.echo(json.dumps(description, indent=1) if as_json else _description_text(description))
@@ -345,13 +347,13 @@ def _description_text(description: dict[str, Any]) -> str:
         f"{description['name']}: {description['format']}",
         f"{description['weights'] / 1e6:.1f} M weights in {description['bytes'] / 1e6:.1f} MB",
         f"{description['bits_per_weight']:.2f} bits per weight, scales included",
-        f"context length: {description['context_length']}; chat template: {'yes' if description['chat_template'] else 'no'}",
+        f"context length: {_shown(description['context_length'])}; chat template: {'yes' if description['chat_template'] else 'no'}",
         "",
         "provenance",
-        *(f"  {key}: {value}" for key, value in description["provenance"].items()),
+        *(f"  {key}: {_shown(value)}" for key, value in description["provenance"].items()),
         "",
         "config",
-        *(f"  {key}: {value}" for key, value in description["config"].items()),
+        *(f"  {key}: {_shown(value)}" for key, value in description["config"].items()),
         "",
         "schemes",
         *(
@@ -366,6 +368,13 @@ def _description_text(description: dict[str, Any]) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """A value of a config or provenance as text: words as they are, "none" for nothing, a list's items in a row."""
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 @contextmanager

@@ -195,7 +195,8 @@ def test_convert_and_inspect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
     description = {
         "name": "m", "format": "tmac2", "weights": 2_000_000, "bytes": 1_000_000, "bits_per_weight": 4.0, "context_length": 64,
-        "chat_template": None, "provenance": {"source": "m.gguf"}, "config": {"hidden_size": 8},
+        "chat_template": None, "provenance": {"source": "m.gguf", "schemes": ["keep", "int8"], "calibration": None},
+        "config": {"hidden_size": 8, "attention_bias": False},
         "schemes": {"int4-g32": {"tensor_count": 1, "weights": 64, "bytes": 36, "bits_per_weight": 4.5}},
         "tensors": [{"name": "w", "shape": [2, 32], "scheme": "int4-g32", "source_type": "Q4_0", "bytes": 36}],
     }  # fmt: skip
@@ -215,8 +216,15 @@ def test_convert_and_inspect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
     assert json.loads(run("inspect", str(source), "--json").stdout) == description
     shown = run("inspect", str(source)).stdout
-    for part in ("m: tmac2", "2.0 M weights", "4.00 bits per weight", "source: m.gguf", "hidden_size: 8", "2 x 32 int4-g32", "36 bytes"):
+    for part in ("m: tmac2", "2.0 M weights", "4.00 bits per weight", "2 x 32 int4-g32", "36 bytes"):
         assert part in shown
+    for line in ("source: m.gguf", "schemes: keep, int8", "calibration: none", "hidden_size: 8", "attention_bias: false"):
+        assert f"\n  {line}\n" in shown
+    source.write_bytes(b"GGUF")
+    nothing = run("inspect", str(source), "--verify")
+    assert (nothing.exit_code, nothing.stdout) == (2, "")
+    assert nothing.stderr == f"error: {source} cannot be verified: only a .tmac2.bin carries checksums, and its format is gguf\n"
+    source.write_bytes(bytes(8) + b"{")
     damaged = run("inspect", str(source), "--verify")
     assert (damaged.exit_code, damaged.stderr) == (2, f"error: {source} is damaged: tensor w does not match its checksum\n")
 
