@@ -152,6 +152,23 @@ def sanitize(session: nox.Session) -> None:
     )
 
 
+@nox.session(reuse_venv=False)
+def wheel(session: nox.Session) -> None:
+    """The wheel, built from the source distribution: that it fits every Python from 3.11 on, and runs where nothing else lies."""
+    prepare(session)
+    folder = Path(session.create_tmp()).resolve()
+    program = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    session.run(str(BIN / "python"), "-c", program, str(folder), external=True, silent=True)
+    with session.chdir(folder):
+        session.run("pip", "wheel", "--quiet", "--no-deps", *map(str, folder.glob("*.tar.gz")))
+        (built,) = folder.glob("*.whl")
+        if "-cp311-abi3-" not in built.name:
+            session.error(f"{built.name} lacks the tag cp311-abi3, which says that it fits every Python from 3.11 on")
+        session.install(str(built))
+        session.run("edgellm", "--version")
+        session.run("python", "-c", "from edgellm.ops import native; print(native.__file__, *native.isas_available())")
+
+
 def prepare(session: nox.Session, model: bool = False) -> None:
     """Bring `.venv` up to date with the sources, and the model into the cache: here, where what stops it is one line and not every test."""
     session.run(sys.executable, "-m", "scripts.environment", log=False)
