@@ -1,4 +1,7 @@
-"""A bounded parser for the header of GGUF version 2 and 3: hostile input costs an error, never memory or time beyond the file's size.
+"""A bounded parser for the header of GGUF version 2 and 3: hostile input costs an error.
+
+Memory stays within a few times the file's text (a character of Python's takes up to four bytes) and a kilobyte for each of MAX_ENTRIES
+keys and tensors, a hundred bytes for each of MAX_ELEMENTS array elements, whatever the file declares.
 
 The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: magic, version, two counts, the metadata, the
 tensor infos, and, after padding to `general.alignment`, the tensor data.
@@ -25,6 +28,9 @@ MIN_KEY_BYTES = 8 + 4 + 1
 MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
 MAX_ENTRIES = 1 << 16
 """Of keys, and of tensors; no model comes near. An entry in memory is many times its bytes in the file, so the file's size is no bound."""
+
+MAX_ELEMENTS = 1 << 22
+"""Of all arrays together, for the same reason; the tokens, scores, types and merges of the largest vocabularies are a third of it."""
 
 MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_DIMENSIONS = 65535, 64, 4
 """GGUF's own limits on the name of a key, the name of a tensor, and its dimensions."""
@@ -94,6 +100,7 @@ class _Cursor:
         self.data = data
         self.path = path
         self.offset = 0
+        self.elements = 0
 
     def corrupt(self, problem: str) -> ModelFileError:
         return ModelFileError(f"{self.path}: {problem} (at byte {self.offset}); the file is truncated or corrupt")
@@ -147,12 +154,18 @@ class _Cursor:
 
     def array(self, what: str) -> list[Any]:
         kind, count = self.scalar("I", what), self.scalar("Q", what)
+        code = "Q" if kind == STRING else self.code(kind, what)  # a string has at least its length
+        nbytes = count * struct.calcsize("<" + code)
+        self.need(nbytes, what)
+        self.elements += count
+        if self.elements > MAX_ELEMENTS:
+            raise UnsupportedModelError(
+                f"{self.path}: the arrays up to {what} have {self.elements} elements; at most {MAX_ELEMENTS} are read"
+            )
         if kind == STRING:
             return self.strings(count, what)
-        code = self.code(kind, what)
-        self.need(count * struct.calcsize("<" + code), what)
         values: list[Any] = np.frombuffer(self.data, "<" + code, count, self.offset).tolist()
-        self.offset += count * struct.calcsize("<" + code)
+        self.offset += nbytes
         return values
 
     def code(self, kind: int, what: str) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
+from edgellm.formats import gguf_header
 from edgellm.formats.checkpoint import Tensor
 from edgellm.formats.gguf import decode, map_file, read_gguf
 from edgellm.formats.gguf_header import TENSOR_TYPES, TensorInfo, parse_header
@@ -247,6 +249,31 @@ def test_a_corrupt_header_is_refused_by_what_is_wrong(tmp_path: Path, content: b
     path.write_bytes(content)
     with pytest.raises(error, match=message):
         read_gguf(path)
+
+
+ELEMENTS = {0: b"\1", 2: struct.pack("<H", 300), 5: struct.pack("<i", 300), 12: struct.pack("<d", 0.3), STRING: gguf_string("ā")}
+
+
+@pytest.mark.parametrize("kind", ELEMENTS)
+def test_array_elements_are_counted_for_what_they_take_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int) -> None:
+    monkeypatch.setattr(gguf_header, "MAX_ELEMENTS", 100_000)
+
+    def peak(*counts: int) -> int:
+        """Bytes of memory that parsing arrays of so many elements takes."""
+        arrays = [struct.pack("<IIQ", ARRAY, kind, count) + ELEMENTS[kind] * count for count in counts]
+        path = tmp_path / "m.gguf"
+        path.write_bytes(raw_gguf([gguf_string(f"general.{i}") + array for i, array in enumerate(arrays)], []))
+        data = map_file(path)
+        tracemalloc.start()
+        try:
+            parse_header(data, path)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(50_000, 50_000) < 100_000 * 100
+    with pytest.raises(UnsupportedModelError, match=r"arrays up to key 'general\.1' have 100001 elements; at most 100000 are read"):
+        peak(50_000, 50_001)
 
 
 def test_gguf_version_2_is_read(tmp_path: Path) -> None:
