@@ -39,9 +39,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if asked not in (None, *native.ISAS):
         raise pytest.UsageError(f"--isa {asked} is unknown; known: {', '.join(native.ISAS)}")
     available = native.isas_available()
-    missing = pytest.mark.skip(reason=f"not available: this processor and this build run {', '.join(available)}")
+    here = f"this processor and this build run {', '.join(available)}"
     isas = [isa for isa in native.ISAS if asked in (None, isa)]
-    metafunc.parametrize("isa", [pytest.param(isa, marks=() if isa in available else missing) for isa in isas])
+    marks = {isa: () if isa in available else pytest.mark.skip(reason=f"{isa} is not available: {here}") for isa in isas}
+    metafunc.parametrize("isa", [pytest.param(isa, marks=marks[isa]) for isa in isas])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
