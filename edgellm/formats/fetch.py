@@ -65,8 +65,12 @@ CATALOGUE = {
 
 
 def home() -> Path:
-    """The cache: EDGELLM_HOME, or ~/.cache/edgellm."""
-    return Path(os.environ.get("EDGELLM_HOME") or "~/.cache/edgellm").expanduser()
+    """The cache: EDGELLM_HOME, or ~/.cache/edgellm. FetchError: the home directory that ~ stands for is unknown."""
+    path = Path(os.environ.get("EDGELLM_HOME") or "~/.cache/edgellm")
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise FetchError(f"{path}: there is no home directory that {path.parts[0]} stands for; {MOVE_THE_CACHE}") from error
 
 
 def pull(name: str, home: Path | None = None, progress: bool = True) -> Path:

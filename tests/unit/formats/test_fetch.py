@@ -87,6 +87,9 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert fetch.home() == Path.home() / "x"
     monkeypatch.delenv("EDGELLM_HOME")
     assert fetch.home() == Path.home() / ".cache" / "edgellm"
+    monkeypatch.setenv("EDGELLM_HOME", "~no-such-user/x")
+    with pytest.raises(FetchError, match="~no-such-user/x: .* move the cache with EDGELLM_HOME"):
+        fetch.home()
 
 
 @pytest.mark.parametrize("progress", [False, True])
