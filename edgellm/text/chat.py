@@ -1,26 +1,20 @@
 """A conversation -> the prompt that the model was trained on, by the model's own jinja2 chat template.
 
-Templates come out of model files, so they run sandboxed: no attribute access beyond the data, a bounded number of loop
-turns, a bounded output. Variables, filters and white-space rules are those of transformers' `apply_chat_template`.
+Variables, functions and white-space rules are those of transformers' `apply_chat_template`; `sandbox.py` says what a template
+out of a model file can do with them.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from jinja2 import nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from edgellm.errors import ContextOverflowError, EdgeLLMError, InvalidRequestError, ModelFileError, UnsupportedModelError
+from edgellm.text.sandbox import Sandbox
 from edgellm.text.tokenizer import Tokenizer
 
-MAX_CHARACTERS = 10_000_000
-MAX_LOOP_TURNS = 100_000
 ROLE = re.compile(r"[a-z_]{1,32}")
 PRIVATE_USE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
 
@@ -74,17 +68,11 @@ def render(
     """The text of a conversation. To tokenize one, use `prompt_ids`, which keeps special tokens in contents harmless.
 
     Raises InvalidRequestError for malformed messages, UnsupportedModelError for a model without a template, ModelFileError for a
-    template that is broken or goes out of bounds, EdgeLLMError with the template's own words where it refuses the conversation.
+    template that is broken or goes beyond its sandbox, EdgeLLMError with the template's own words where it refuses the conversation.
     """
     _check_messages(messages)
     if template is None:
         raise UnsupportedModelError("the model has no chat template: it continues text and does not chat; use `edgellm generate`")
-    turns = itertools.count(1)
-
-    def count_turn() -> None:
-        if next(turns) > MAX_LOOP_TURNS:
-            raise ModelFileError(f"the model's chat template loops more than {MAX_LOOP_TURNS} times")
-
     variables = {
         "messages": messages,
         "bos_token": bos_token,
@@ -92,55 +80,22 @@ def render(
         "add_generation_prompt": add_generation_prompt,
         "tools": None,
         "documents": None,
-        COUNT_TURN: count_turn,
     }
     try:
-        stream = _Environment().from_string(template).generate(variables)
-        return _joined(stream)
+        sandbox = Sandbox(raise_exception=_raise_exception, strftime_now=_strftime_now)
+        return sandbox.from_string(template).render(variables)
     except EdgeLLMError:
         raise
     except Exception as error:  # a template can raise whatever its expressions raise
         raise ModelFileError(f"the model's chat template fails: {type(error).__name__}: {error}") from error
 
 
-COUNT_TURN = "__count_turn"
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """jinja2 as transformers sets it up, with a call to COUNT_TURN at the head of every loop and macro."""
-
-    def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-        self.filters["tojson"] = _tojson
-        self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = lambda form: dt.datetime.now().strftime(form)
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree = super()._parse(source, name, filename)
-        bodies = [loop.body for loop in tree.find_all(nodes.For)] + [macro.body for macro in tree.find_all(nodes.Macro)]
-        for body in bodies:
-            body.insert(0, nodes.ExprStmt(nodes.Call(nodes.Name(COUNT_TURN, "load"), [], [], None, None)))
-        return tree
-
-
-def _tojson(value: Any, indent: int | None = None) -> str:
-    """JSON as it is; jinja2's own filter escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _strftime_now(form: str) -> str:
+    return dt.datetime.now().strftime(form)
 
 
 def _raise_exception(message: str) -> NoReturn:
     raise EdgeLLMError(f"the model's chat template refuses the conversation: {message}")
-
-
-def _joined(stream: Iterator[str]) -> str:
-    pieces: list[str] = []
-    size = 0
-    for piece in stream:
-        size += len(piece)
-        if size > MAX_CHARACTERS:
-            raise ModelFileError(f"the model's chat template writes more than {MAX_CHARACTERS} characters")
-        pieces.append(piece)
-    return "".join(pieces)
 
 
 def _check_messages(messages: Sequence[Any]) -> None:

@@ -45,10 +45,8 @@ def test_variables_and_filters_are_those_of_transformers(template: str, text: st
         ("{{ messages.append(1) }}", "SecurityError"),
         ("{% include '/etc/passwd' %}", "no loader"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
-        ("{{ 'a' * 10**15 }}", "MemoryError"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError|loops"),
-        ("{% for a in range(9999) %}{{ 'a' * 10000 }}{% endfor %}", "writes more than"),
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "loops more than"),
+        ("{{ 'a' * 10**15 }}", "more than 10000000 steps"),  # more of the kind: test_sandbox.py
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
     ],
 )
 def test_a_broken_or_hostile_template_gives_one_error(template: str, message: str) -> None:
