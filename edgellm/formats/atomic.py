@@ -40,7 +40,7 @@ def replacing(target: Path, remedy: str = "write elsewhere") -> Iterator[BinaryI
 def _partial(target: Path) -> BinaryIO:
     """A new file beside `target`, locked, which says that its writer lives."""
     while True:
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")  # tempfile's would be readable by their owner only
+        partial = target.parent / f".{target.name}.{secrets.token_hex(8)}.partial"  # tempfile's would be readable by their owner only
         file = partial.open("xb")
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:

@@ -62,6 +62,15 @@ def test_a_refusal_ends_with_what_the_caller_says_can_be_done(tmp_path: Path) ->
         write(tmp_path / "file" / "m")
 
 
+@pytest.mark.parametrize("target", ["", ".", "..", "folder"])
+def test_a_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FetchError, match="cannot be written"):
+        write(Path(target))
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
 def test_a_written_file_has_ordinary_permissions(tmp_path: Path) -> None:
     write(tmp_path / "m")
     (tmp_path / "ordinary").touch()
