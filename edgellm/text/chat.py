@@ -15,6 +15,7 @@ from edgellm.errors import ContextOverflowError, EdgeLLMError, InvalidRequestErr
 from edgellm.text.sandbox import Sandbox
 from edgellm.text.tokenizer import Tokenizer
 
+MAX_DATE_FORM = 100  # characters; the C library can make hundreds of each
 ROLE = re.compile(r"[a-z_]{1,32}")
 PRIVATE_USE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
 
@@ -22,12 +23,18 @@ Message = Mapping[str, str]
 """{"role": "system" | "user" | "assistant" | ..., "content": text}"""
 
 
-def prompt_ids(tokenizer: Tokenizer, template: str | None, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+def prompt_ids(
+    tokenizer: Tokenizer,
+    template: str | None,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = True,
+    now: dt.datetime | None = None,
+) -> list[int]:
     """The token ids of a conversation, ready for `Engine.prefill`.
 
     Only the template puts special tokens in: `<|im_end|>` in a message's content is tokenized as the characters that it is,
     so nobody can end their own turn and speak as another role. All other content gives exactly the ids that encoding
-    the rendered text would give.
+    the rendered text would give. `now` and errors as in `render`.
     """
     _check_messages(messages)
     free = _unused_characters(messages)
@@ -36,7 +43,7 @@ def prompt_ids(tokenizer: Tokenizer, template: str | None, messages: Sequence[Me
     shielded = [{**message, "content": pattern.sub(lambda match: stand_ins[match[0]], message["content"])} for message in messages]
     names: dict[int | None, str] = {token_id: token for token, token_id in tokenizer.special_tokens.items()}
     bos, eos = names.get(tokenizer.bos_id, ""), names.get(min(tokenizer.eos_ids, default=None), "")
-    rendered = render(template, shielded, bos_token=bos, eos_token=eos, add_generation_prompt=add_generation_prompt)
+    rendered = render(template, shielded, bos_token=bos, eos_token=eos, add_generation_prompt=add_generation_prompt, now=now)
 
     restore = str.maketrans({stand_in: token for token, stand_in in stand_ins.items()})
     ids: list[int] = []
@@ -46,7 +53,7 @@ def prompt_ids(tokenizer: Tokenizer, template: str | None, messages: Sequence[Me
 
 
 def fitting_prompt(
-    tokenizer: Tokenizer, template: str | None, messages: Sequence[Message], max_tokens: int
+    tokenizer: Tokenizer, template: str | None, messages: Sequence[Message], max_tokens: int, now: dt.datetime | None = None
 ) -> tuple[list[Message], list[int]]:
     """(messages, token ids) of as much of a conversation's end as fits into max_tokens.
 
@@ -54,7 +61,7 @@ def fitting_prompt(
     user's message stay. ContextOverflowError if these alone do not fit.
     """
     kept = list(messages)
-    while len(ids := prompt_ids(tokenizer, template, kept)) > max_tokens:
+    while len(ids := prompt_ids(tokenizer, template, kept, now=now)) > max_tokens:
         users = [i for i, message in enumerate(kept) if message["role"] == "user"]
         if len(users) < 2:
             raise ContextOverflowError(f"the message is too long: {len(ids)} tokens with its frame, but at most {max_tokens} fit")
@@ -63,9 +70,17 @@ def fitting_prompt(
 
 
 def render(
-    template: str | None, messages: Sequence[Message], bos_token: str = "", eos_token: str = "", add_generation_prompt: bool = True
+    template: str | None,
+    messages: Sequence[Message],
+    bos_token: str = "",
+    eos_token: str = "",
+    add_generation_prompt: bool = True,
+    now: dt.datetime | None = None,
 ) -> str:
     """The text of a conversation. To tokenize one, use `prompt_ids`, which keeps special tokens in contents harmless.
+
+    now: the date and time for templates that write them (those of Llama 3 and later do), where the same prompt is to come
+         another day; default, the machine's clock, which is read only then
 
     Raises InvalidRequestError for malformed messages, UnsupportedModelError for a model without a template, ModelFileError for a
     template that is broken or goes beyond its sandbox, EdgeLLMError with the template's own words where it refuses the conversation.
@@ -73,6 +88,12 @@ def render(
     _check_messages(messages)
     if template is None:
         raise UnsupportedModelError("the model has no chat template: it continues text and does not chat; use `edgellm generate`")
+
+    def strftime_now(form: str) -> str:
+        if len(form) > MAX_DATE_FORM:
+            raise ModelFileError(f"the model's chat template writes a date by {len(form)} characters; possible: up to {MAX_DATE_FORM}")
+        return (now or dt.datetime.now()).strftime(form)
+
     variables = {
         "messages": messages,
         "bos_token": bos_token,
@@ -82,16 +103,12 @@ def render(
         "documents": None,
     }
     try:
-        sandbox = Sandbox(raise_exception=_raise_exception, strftime_now=_strftime_now)
+        sandbox = Sandbox(raise_exception=_raise_exception, strftime_now=strftime_now)
         return sandbox.from_string(template).render(variables)
     except EdgeLLMError:
         raise
     except Exception as error:  # a template can raise whatever its expressions raise
         raise ModelFileError(f"the model's chat template fails: {type(error).__name__}: {error}") from error
-
-
-def _strftime_now(form: str) -> str:
-    return dt.datetime.now().strftime(form)
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -29,11 +30,20 @@ def test_renders_as_the_template_says() -> None:
         ("{{ messages | tojson }}", '[{"role": "user", "content": "<é>"}]'),
         ("{% if tools is not none %}tools{% endif %}", ""),
         ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
-        ("{{ strftime_now('%%') }}", "%"),
     ],
 )
 def test_variables_and_filters_are_those_of_transformers(template: str, text: str) -> None:
     assert render(template, [user("<é>")], bos_token="<s>", eos_token="</s>") == text
+
+
+def test_the_date_is_the_callers_or_todays(tokenizer: Tokenizer) -> None:
+    dated = "{{ strftime_now('%d %b %Y %H:%M') }}" + ASKS
+    messages, day = [user("a"), {"role": "assistant", "content": "b"}, user("c")], dt.datetime(1999, 12, 31, 23, 59)
+    text = "31 Dec 1999 23:59" + render(ASKS, messages)
+    assert render(dated, messages, now=day) == text
+    assert prompt_ids(tokenizer, dated, messages, now=day) == tokenizer.encode(text)
+    assert fitting_prompt(tokenizer, dated, messages, 1000, now=day)[1] == tokenizer.encode(text)
+    assert int(render("{{ strftime_now('%Y') }}", messages)) > 2000
 
 
 @pytest.mark.parametrize(
@@ -46,6 +56,7 @@ def test_variables_and_filters_are_those_of_transformers(template: str, text: st
         ("{% include '/etc/passwd' %}", "no loader"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
         ("{{ 'a' * 10**15 }}", "more than 10000000 steps"),  # more of the kind: test_sandbox.py
+        ("{{ strftime_now('%999d' * 1000) }}", "date by 5000 characters"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
     ],
 )
