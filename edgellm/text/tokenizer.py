@@ -61,19 +61,14 @@ class Tokenizer:
 
         special:            True reads `<|im_end|>` in the text as that token, False as nine ordinary characters
         add_special_tokens: also put the tokens around the text that the model wants around any text (SmolLM2: none)
+
+        Raises InvalidRequestError for text that is not Unicode, ModelFileError where the tokenizer cannot encode a text at all.
         """
-        try:
-            with self._switch:  # the library keeps this switch in the tokenizer
-                self._inner.encode_special_tokens = not special
-                return list(self._inner.encode(text, add_special_tokens=add_special_tokens).ids)
-        except (TypeError, UnicodeEncodeError) as error:  # a command line's bytes that are not UTF-8 come as lone surrogates
-            raise InvalidRequestError("the text holds bytes that are not UTF-8, so it has no tokens") from error
+        return list(self._encoding(text, special, add_special_tokens).ids)
 
     def split_special(self, text: str) -> list[int | str]:
         """A text cut at its special tokens: their ids, and the stretches of ordinary text between them."""
-        with self._switch:
-            self._inner.encode_special_tokens = False
-            encoding = self._inner.encode(text, add_special_tokens=False)
+        encoding = self._encoding(text, special=True, add_special_tokens=False)
         pieces: list[int | str] = []
         end = 0
         for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
@@ -99,6 +94,18 @@ class Tokenizer:
     def is_special(self, token_id: int) -> bool:
         """Whether the id is a special token, which is not shown."""
         return token_id in self._hidden
+
+    def _encoding(self, text: str, special: bool, add_special_tokens: bool) -> tokenizers.Encoding:
+        try:
+            with self._switch:  # the library keeps this switch in the tokenizer
+                self._inner.encode_special_tokens = not special
+                return self._inner.encode(text, add_special_tokens=add_special_tokens)
+        except (TypeError, UnicodeEncodeError) as error:  # a command line's bytes that are not UTF-8 come as lone surrogates
+            raise InvalidRequestError("the text holds bytes that are not UTF-8, so it has no tokens") from error
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # as in _read; an unknown token that the vocabulary lacks shows only here
+            raise ModelFileError(f"the model's tokenizer cannot encode the text: {error}") from error
 
     def _token(self, token_id: int) -> str | None:
         return self._inner.id_to_token(token_id) if 0 <= token_id < 2**32 else None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -88,8 +89,20 @@ def test_token_bytes(tokenizer: Tokenizer) -> None:
 
 
 def test_text_that_is_not_unicode_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(InvalidRequestError, match="not UTF-8"):
-        tokenizer.encode("a\udc80")
+    for method in (tokenizer.encode, tokenizer.split_special):
+        with pytest.raises(InvalidRequestError, match="not UTF-8"):
+            method("a\udc80")
+
+
+@pytest.mark.parametrize("kind", [{"type": "BPE", "merges": []}, {"type": "WordLevel"}])
+def test_a_tokenizer_that_fails_at_some_texts_only(tokenizer_json: str, kind: dict[str, Any]) -> None:
+    document = json.loads(tokenizer_json) | {"model": {"vocab": {"a": 0}, "unk_token": "<unk>", **kind}}
+    document |= {"added_tokens": [], "pre_tokenizer": None}
+    tokenizer = Tokenizer(json.dumps(document), {})
+    assert tokenizer.encode("a") == [0]
+    for method in (tokenizer.encode, tokenizer.split_special):
+        with pytest.raises(ModelFileError, match="cannot encode the text"):
+            method("b")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"model":1}', "[" * 100_000])
