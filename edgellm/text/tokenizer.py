@@ -78,8 +78,15 @@ class Tokenizer:
         return [piece for piece in [*pieces, text[end:]] if piece != ""]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some ids, without special tokens; bytes that are not UTF-8 become U+FFFD."""
-        return b"".join(self.token_bytes(i) for i in ids if i not in self._hidden).decode("utf-8", errors="replace")
+        """The text that some ids show (see `shown_bytes`); bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(map(self.shown_bytes, ids)).decode("utf-8", errors="replace")
+
+    def shown_bytes(self, token_id: int) -> bytes:
+        """What a token adds to a text: its bytes, but nothing for special tokens and for ids beyond the vocabulary.
+
+        Many models have more logits than tokens, for the sake of round shapes; one of those ids may be drawn.
+        """
+        return b"" if token_id in self._hidden or (token_id >= 0 and self._token(token_id) is None) else self.token_bytes(token_id)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that one token stands for; InvalidRequestError for an id outside the vocabulary."""
@@ -90,10 +97,6 @@ class Tokenizer:
             return bytes([BYTE_OF[character] for character in token])
         except KeyError:  # an added token that holds characters outside the alphabet stands for its own text
             return token.encode()
-
-    def is_special(self, token_id: int) -> bool:
-        """Whether the id is a special token, which is not shown."""
-        return token_id in self._hidden
 
     def _encoding(self, text: str, special: bool, add_special_tokens: bool) -> tokenizers.Encoding:
         try:
@@ -126,10 +129,8 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        """The text that this token completes; special tokens have none."""
-        if self._tokenizer.is_special(token_id):
-            return ""
-        return self._utf8.decode(self._tokenizer.token_bytes(token_id))
+        """The text that this token completes; those that show nothing complete none."""
+        return self._utf8.decode(self._tokenizer.shown_bytes(token_id))
 
     def flush(self) -> str:
         """What an unfinished character leaves behind at the end of the stream: U+FFFD or nothing."""

@@ -153,6 +153,14 @@ def test_stream_adds_up_to_decode_for_any_ids(tokenizer: Tokenizer, ids: list[in
     assert "".join(stream(tokenizer, ids)) == tokenizer.decode(ids)
 
 
+def test_ids_that_pad_a_models_logits_show_nothing(tokenizer: Tokenizer) -> None:
+    a, pad = tokenizer.encode("a")[0], tokenizer.vocab_size
+    assert tokenizer.decode([pad, a, pad + 1]) == "a"
+    assert stream(tokenizer, [pad, a, pad + 1]) == ["", "a", "", ""]
+    with pytest.raises(InvalidRequestError, match="-1"):
+        tokenizer.decode([-1])
+
+
 def test_stream_hides_special_tokens_and_marks_what_stays_incomplete(tokenizer: Tokenizer) -> None:
     cut = tokenizer.encode("é👍")[:-1]
     assert stream(tokenizer, [0, *cut, 1]) == ["", "", "é", "", "", "", "", "\ufffd"]
