@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgellm.errors import UnsupportedModelError
+from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.model.rope import MAX_POSITIONS
 from edgellm.ops.interface import MAX_HEAD_DIM
 
@@ -53,7 +53,8 @@ class LlamaConfig:
 
     @classmethod
     def from_hf(cls, keys: Mapping[str, Any]) -> LlamaConfig:
-        """From `config.json`'s keys. UnsupportedModelError names the key that is missing, malformed or not implemented."""
+        """From `config.json`'s keys. ModelFileError names a key that is missing or malformed, UnsupportedModelError one that is
+        not implemented."""
         keys = _with_rope_parameters(keys)
         for key, allowed in _FIXED.items():
             if key in keys and keys[key] not in allowed:
@@ -112,19 +113,19 @@ def _with_rope_parameters(keys: Mapping[str, Any]) -> dict[str, Any]:
 def _integer(keys: Mapping[str, Any], key: str) -> int:
     value = keys.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-        raise UnsupportedModelError(f"config key {key} = {value!r}; an integer between 1 and {_LARGEST} is needed")
+        raise ModelFileError(f"config key {key} = {value!r}; an integer between 1 and {_LARGEST} is needed")
     return value
 
 
 def _positive(keys: Mapping[str, Any], key: str, smallest: float = 1e-30) -> float:
     value = keys.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not smallest <= value < 1e12:
-        raise UnsupportedModelError(f"config key {key} = {value!r}; a number between {smallest:g} and 1e12 is needed")
+        raise ModelFileError(f"config key {key} = {value!r}; a number between {smallest:g} and 1e12 is needed")
     return float(value)
 
 
 def _boolean(keys: Mapping[str, Any], key: str) -> bool:
     value = keys[key]
     if not isinstance(value, bool):
-        raise UnsupportedModelError(f"config key {key} = {value!r}; true or false is needed")
+        raise ModelFileError(f"config key {key} = {value!r}; true or false is needed")
     return value

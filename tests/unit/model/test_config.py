@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgellm.errors import UnsupportedModelError
+from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.model.config import LlamaConfig
 
 GIVEN: dict[str, Any] = {
@@ -74,6 +74,18 @@ def test_defaults_and_keys_without_effect(changes: dict[str, Any], key: str, val
         ({"hidden_size": 560, "head_dim": 64}, "hidden_size = 560 is not implemented; implemented: multiples of 32"),
         ({"intermediate_size": 1552}, "intermediate_size = 1552 is not implemented; implemented: multiples of 32"),
         ({"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 16}, "num_attention_heads * head_dim = 48 is no multiple of 32"),
+        ({"max_position_embeddings": (1 << 20) + 1}, "max_position_embeddings = 1048577 is not implemented"),
+    ],
+    ids=str,
+)
+def test_what_is_not_implemented_is_refused_by_its_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=re.escape(message)):
+        config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"hidden_size": 0}, "config key hidden_size = 0; an integer between 1 and"),
         ({"num_attention_heads": 0}, "config key num_attention_heads = 0; an integer between 1 and"),
         ({"num_hidden_layers": -1}, "config key num_hidden_layers = -1"),
@@ -88,12 +100,11 @@ def test_defaults_and_keys_without_effect(changes: dict[str, Any], key: str, val
         ({"rope_theta": float("inf")}, "config key rope_theta = inf"),
         ({"rope_theta": -1.0}, "config key rope_theta = -1.0"),
         ({"rope_theta": 0.5}, "config key rope_theta = 0.5; a number between 1 and"),
-        ({"max_position_embeddings": (1 << 20) + 1}, "max_position_embeddings = 1048577 is not implemented"),
         ({"rope_theta": True}, "config key rope_theta = True"),
         ({"tie_word_embeddings": 1}, "config key tie_word_embeddings = 1; true or false is needed"),
     ],
     ids=str,
 )
-def test_refusals_name_the_key(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=re.escape(message)):
+def test_what_is_missing_or_malformed_is_refused_by_its_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelFileError, match=re.escape(message)):
         config(**changes)
