@@ -142,16 +142,18 @@ def generate(
     prompt_ids: Sequence[int],
     sampling: SamplingParams,
     max_tokens: int,
-    stop: tuple[str, ...] = (),
+    stop: str | Sequence[str] = (),
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Generation:
     """Continue a prompt. The work begins with the first `next()`; dropping the iterator ends it.
 
     max_tokens: at most so many tokens, the end-of-sequence token among them
-    stop:       texts that end the generation and are not part of its text; a special token such as `<|im_end|>` works too
+    stop:       a text, or several, that end the generation and are not part of its text; a special token such as `<|im_end|>`
+                works too
     clock:      nanoseconds
 
     Raises InvalidRequestError here for an empty prompt and impossible arguments, and at the first `next()`, before any work,
     ContextOverflowError for a prompt that is longer than the context.
     """
-    return Generation(engine, prompt_ids, sampling, max_tokens, stop, clock)
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    return Generation(engine, prompt_ids, sampling, max_tokens, stops, clock)

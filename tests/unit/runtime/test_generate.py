@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -14,7 +14,7 @@ Scripted = Callable[..., ScriptedEngine]
 GREEDY = SamplingParams()
 
 
-def run(engine: ScriptedEngine, prompt: str = "hi", max_tokens: int = 100, stop: tuple[str, ...] = ()) -> tuple[Generation, list[str]]:
+def run(engine: ScriptedEngine, prompt: str = "hi", max_tokens: int = 100, stop: str | Sequence[str] = ()) -> tuple[Generation, list[str]]:
     generation = generate(engine, engine.tokenizer.encode(prompt), GREEDY, max_tokens, stop)
     return generation, [token.text for token in generation]
 
@@ -32,13 +32,15 @@ def run(engine: ScriptedEngine, prompt: str = "hi", max_tokens: int = 100, stop:
         ("aX", 100, ("Xb",), ["a", "", "X"], "stop"),  # held back, then let go with the last token
         ("aX", 2, ("Xb",), ["a", "X"], "length"),
         ("a<user>b", 100, ("user",), ["a", "<"], "stop"),  # in the middle of a token's text
+        ("aEbEND", 100, "END", ["a", "", "Eb", "", "", ""], "stop"),  # one text, not three
+        ("aXb", 100, ["Z", "X"], ["a", ""], "stop"),
         ("aé", 100, ("a",), [""], "stop"),  # the token goes on into é, which is then not begun
         ("ab", 100, ("\ufffd",), ["a", "b", ""], "stop"),
         ("é", 1, ("\ufffd",), [""], "length"),
     ],
 )
 def test_what_comes_and_why_it_ends(
-    scripted: Scripted, script: str, max_tokens: int, stop: tuple[str, ...], texts: list[str], reason: str
+    scripted: Scripted, script: str, max_tokens: int, stop: str | Sequence[str], texts: list[str], reason: str
 ) -> None:
     generation, seen = run(scripted(script, END), max_tokens=max_tokens, stop=stop)
     assert (seen, generation.finish_reason) == (texts, reason)
@@ -93,10 +95,15 @@ def test_nothing_runs_before_the_first_token_is_asked_for_and_nothing_after_it_i
 
 @pytest.mark.parametrize(
     ("prompt_ids", "max_tokens", "stop", "message"),
-    [([], 1, (), "prompt is empty"), ([5], -1, (), "max_tokens is -1"), ([5], 1, ("",), "at least one character")],
+    [
+        ([], 1, (), "prompt is empty"),
+        ([5], -1, (), "max_tokens is -1"),
+        ([5], 1, "", "at least one character"),
+        ([5], 1, ("",), "at least one"),
+    ],
 )
 def test_impossible_requests_are_refused_at_once(
-    scripted: Scripted, prompt_ids: list[int], max_tokens: int, stop: tuple[str, ...], message: str
+    scripted: Scripted, prompt_ids: list[int], max_tokens: int, stop: str | Sequence[str], message: str
 ) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         generate(scripted(), prompt_ids, GREEDY, max_tokens, stop)
