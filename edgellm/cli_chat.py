@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgellm.errors import ContextOverflowError
+from edgellm.errors import EdgeLLMError
 from edgellm.runtime.generate import Generation, generate
 from edgellm.runtime.sampling import SamplingParams
 from edgellm.text import chat
@@ -50,24 +50,27 @@ class ChatSession:
             elif line.startswith("/"):
                 _note(HELP if line == "/help" else f"{line.split()[0]} is not a command.\n{HELP}")
             elif line:
-                self._answer(line)
+                self._try_to_answer(line)
 
     def _reset(self) -> None:
         self._messages = list(self._start)
         self._engine.reset()
         _note("(the conversation is forgotten)")
 
+    def _try_to_answer(self, question: str) -> None:
+        """One exchange. If it fails, or is given up outside its answer, the conversation goes on as if it had not been."""
+        try:
+            self._answer(question)
+        except EdgeLLMError as error:
+            _note(f"({error}; the question is not kept)")
+        except KeyboardInterrupt:
+            _note("(stopped; the question is not kept)")
+
     def _answer(self, question: str) -> None:
-        """One exchange. A question that does not fit is reported and not kept."""
         engine = self._engine
         messages: list[Message] = [*self._messages, {"role": "user", "content": question}]
-        try:
-            kept, ids = chat.fitting_prompt(
-                engine.tokenizer, engine.chat_template, messages, engine.context - engine.context // ANSWER_SHARE
-            )
-        except ContextOverflowError as error:
-            _note(f"({error})")
-            return
+        room = engine.context - engine.context // ANSWER_SHARE
+        kept, ids = chat.fitting_prompt(engine.tokenizer, engine.chat_template, messages, room)
         if len(kept) < len(messages):
             _note(f"(the context of {engine.context} tokens is full: the oldest {len(messages) - len(kept)} messages are forgotten)")
         sampling = replace(self._sampling, seed=self._sampling.seed + self._turn)
@@ -88,7 +91,8 @@ def _print_answer(generation: Generation) -> str:
             ending = {"length": "--max-tokens", "context": "the context"}[str(generation.finish_reason)] + " ended the answer"
     except KeyboardInterrupt:
         ending = "stopped"
-    click.echo()
+    finally:
+        click.echo()
     if ending:
         _note(f"({ending})")
     return "".join(pieces)

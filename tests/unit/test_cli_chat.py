@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import pkgutil
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from edgellm.cli_chat import ChatSession
-from edgellm.errors import UnsupportedModelError
+from edgellm.errors import EdgeLLMError, UnsupportedModelError
 from edgellm.runtime.generate import Generation, generate
 from edgellm.runtime.sampling import SamplingParams
 from edgellm.text.chat import prompt_ids
@@ -82,6 +84,44 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(scripted: Scripted, chat: C
 def test_ctrl_c_before_the_first_token(scripted: Scripted, chat: Callable[..., tuple[str, str]]) -> None:
     engine = scripted(KeyboardInterrupt(), "c", END, context=900)
     assert chat(engine, "one", "two")[0] == "\nc\n"
+
+
+@pytest.mark.parametrize("where", ["edgellm.cli_chat.chat.fitting_prompt", "edgellm.cli_chat._note", "edgellm.cli_chat.generate"])
+def test_ctrl_c_around_an_answer_leaves_the_conversation_as_it_was(
+    scripted: Scripted, chat: Callable[..., tuple[str, str]], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """_note: a second Ctrl-C while the first one's note is written."""
+    function, interrupts = pkgutil.resolve_name(where), [KeyboardInterrupt()]
+
+    def interrupted(*args: Any) -> Any:
+        if interrupts and not str(args[0]).startswith("scripted"):
+            raise interrupts.pop()
+        return function(*args)
+
+    monkeypatch.setattr(where, interrupted)
+    engine = scripted(*(["a", KeyboardInterrupt()] if where.endswith("_note") else []), "b", END, context=900)
+    out, err = chat(engine, "one", "two")
+    assert out.endswith("b\n")
+    assert "(stopped; the question is not kept)" in err
+    assert engine.prompts[-1] == conversation(engine, "two")
+
+
+def test_an_error_in_an_answer_is_told_and_leaves_the_conversation_as_it_was(
+    scripted: Scripted, chat: Callable[..., tuple[str, str]]
+) -> None:
+    engine = scripted("a", END, "b", EdgeLLMError("cannot go on"), "c", END, context=900)
+    out, err = chat(engine, "one", "two", "three")
+    assert out == "a\nb\nc\n"
+    assert "(cannot go on; the question is not kept)" in err
+    assert engine.prompts[-1] == conversation(engine, "one", "a", "three")
+
+
+def test_a_template_that_refuses_the_conversation_is_told(scripted: Scripted, chat: Callable[..., tuple[str, str]]) -> None:
+    engine = scripted("a", END, context=900)
+    engine.chat_template = "{% if messages[0].content == 'no' %}{{ raise_exception('not that') }}{% endif %}" + CHAT_TEMPLATE
+    out, err = chat(engine, "no", "one")
+    assert out == "a\n"
+    assert "refuses the conversation: not that; the question is not kept" in err
 
 
 def test_a_full_context_forgets_the_oldest_and_says_so(scripted: Scripted, chat: Callable[..., tuple[str, str]]) -> None:
