@@ -3,11 +3,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from edgellm.errors import ContextOverflowError, InvalidRequestError
-from edgellm.runtime.generate import Generation, generate
+from edgellm.errors import CacheReplacedError, ContextOverflowError, InvalidRequestError
+from edgellm.runtime.generate import GeneratedToken, Generation, generate
 from edgellm.runtime.sampling import SamplingParams
+from edgellm.text.tokenizer import Tokenizer
 from tests.unit.conftest import END, START, ScriptedEngine
 
 Scripted = Callable[..., ScriptedEngine]
@@ -112,3 +115,83 @@ def test_impossible_requests_are_refused_at_once(
 def test_a_prompt_longer_than_the_context_is_the_engines_error(scripted: Scripted) -> None:
     with pytest.raises(ContextOverflowError, match="5 tokens, context 4"):
         next(generate(scripted("a", context=4), [5] * 5, GREEDY, 10**12))
+
+
+class TextEngine:
+    """An engine whose logits follow from the whole cached text, in one buffer, as the real engine's; it holds one text at a time."""
+
+    def __init__(self, tokenizer: Tokenizer, context: int = 64) -> None:
+        self.tokenizer = tokenizer
+        self.context = context
+        self.epoch = 0
+        self.prompts: list[list[int]] = []
+        self._text: list[int] = []
+        self._logits = np.empty(tokenizer.vocab_size + 3, np.float32)  # padded, as many models are
+
+    def prefill(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        self.epoch += 1
+        self.prompts.append(list(token_ids))
+        self._text = list(token_ids)
+        return self._run()
+
+    def decode(self, token_id: int, epoch: int | None = None) -> npt.NDArray[np.float32]:
+        if epoch != self.epoch:
+            raise CacheReplacedError
+        self._text.append(token_id)
+        return self._run()
+
+    def _run(self) -> npt.NDArray[np.float32]:
+        assert len(self._text) <= self.context
+        self._logits[:] = np.random.Generator(np.random.PCG64(self._text)).random(len(self._logits))
+        return self._logits
+
+
+TEXTS = {name: SamplingParams(temperature=1, repetition_penalty=1.1, seed=seed) for seed, name in enumerate("abc")}
+
+
+def begin(engine: TextEngine, name: str) -> Generation:
+    return generate(engine, engine.tokenizer.encode(name), TEXTS[name], 12)
+
+
+@pytest.mark.parametrize("turns", ["abc" * 12, "aabbbc" * 12, "abcabc" + "c" * 12 + "b" * 12 + "a" * 12, "ab" + "cba" * 12])
+def test_generations_that_take_turns_say_what_each_says_alone(tokenizer: Tokenizer, turns: str) -> None:
+    alone = {name: list(begin(TextEngine(tokenizer), name)) for name in TEXTS}
+    engine = TextEngine(tokenizer)
+    generations = {name: begin(engine, name) for name in TEXTS}
+    together: dict[str, list[GeneratedToken]] = {name: [] for name in TEXTS}
+    for name in turns:
+        together[name] += itertools.islice(generations[name], 1)
+    for name in TEXTS:
+        assert [token[:2] for token in together[name]] == [token[:2] for token in alone[name]]
+        assert generations[name].finish_reason is not None
+
+
+def test_only_a_change_of_turns_runs_a_text_again(tokenizer: Tokenizer) -> None:
+    engine = TextEngine(tokenizer)
+    a, b = begin(engine, "a"), begin(engine, "b")
+    said = [next(a).id, next(a).id]
+    next(b)
+    next(b)
+    next(a)
+    prompt = tokenizer.encode("a")
+    assert engine.prompts == [prompt, tokenizer.encode("b"), prompt + said]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_generation_left_in_the_middle_leaves_the_engine_to_others(tokenizer: Tokenizer, keep: bool) -> None:
+    alone = {name: [token.id for token in begin(TextEngine(tokenizer), name)] for name in TEXTS}
+    engine = TextEngine(tokenizer)
+    left = begin(engine, "a")
+    said = [next(left).id, next(left).id]
+    if not keep:
+        del left
+    assert [token.id for token in begin(engine, "b")] == alone["b"]
+    if keep:  # it can be taken up again
+        assert said + [token.id for token in left] == alone["a"]
+
+
+def test_ids_that_pad_the_logits_can_be_drawn(tokenizer: Tokenizer) -> None:
+    sampling = SamplingParams(temperature=1)
+    drawn = [token for token in generate(TextEngine(tokenizer, 2000), [5], sampling, 1000) if token.id >= tokenizer.vocab_size]
+    assert drawn
+    assert all(token.text == "" for token in drawn)
