@@ -170,9 +170,8 @@ def test_only_a_change_of_turns_runs_a_text_again(tokenizer: Tokenizer) -> None:
     engine = TextEngine(tokenizer)
     a, b = begin(engine, "a"), begin(engine, "b")
     said = [next(a).id, next(a).id]
-    next(b)
-    next(b)
-    next(a)
+    for generation in (b, b, a, a):
+        next(generation)
     prompt = tokenizer.encode("a")
     assert engine.prompts == [prompt, tokenizer.encode("b"), prompt + said]
 
