@@ -156,7 +156,7 @@ class Engine:
         prompt: str | Sequence[int],
         *,
         max_tokens: int = 128,
-        stop: tuple[str, ...] = (),
+        stop: str | Sequence[str] = (),
         temperature: float = 0.0,
         top_k: int = 0,
         top_p: float = 1.0,
