@@ -39,6 +39,8 @@ class Tokenizer:
         self._inner = _read(tokenizer_json)
         if not isinstance(self._inner.decoder, tokenizers.decoders.ByteLevel):  # token_bytes knows one alphabet
             raise UnsupportedModelError(f"the model's tokenizer decodes with {self._inner.decoder!r}; implemented: ByteLevel")
+        if getattr(self._inner.model, "dropout", None):
+            raise UnsupportedModelError("the model's tokenizer drops merges at random (BPE dropout), which is for training; set it to null")
         self._inner.no_truncation()
         self._inner.no_padding()
         self._switch = threading.Lock()

@@ -70,6 +70,13 @@ def test_truncation_in_the_file_is_ignored(tokenizer_json: str) -> None:
     assert len(Tokenizer(json.dumps(document), {}).encode("abcdef")) == 6
 
 
+def test_random_merges_are_refused(tokenizer_json: str) -> None:
+    document = json.loads(tokenizer_json)
+    document["model"]["dropout"] = 0.1
+    with pytest.raises(UnsupportedModelError, match="at random"):
+        Tokenizer(json.dumps(document), {})
+
+
 def test_ids_of_the_config(tokenizer_json: str) -> None:
     assert Tokenizer(tokenizer_json, {}).bos_id is None
     assert Tokenizer(tokenizer_json, {}).eos_ids == frozenset()
