@@ -27,7 +27,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from edgellm.errors import FetchError, InvalidRequestError, ModelFileError
+from edgellm.errors import EdgeLLMError, FetchError, InvalidRequestError, ModelFileError
 from edgellm.formats import format_of, hf, open_checkpoint
 from edgellm.formats.atomic import replacing, storing
 from edgellm.formats.digest import sha256_of
@@ -123,9 +123,26 @@ def resolve_model(name: str | Path, home: Path | None = None) -> Path:
 
 
 def default_destination(source: Path, scheme: str = "keep", home: Path | None = None) -> Path:
-    """Where in the cache the conversion of a source (a path, as `resolve_source` gives it) belongs."""
+    """Where in the cache the conversion of a source (a path, as `resolve_source` gives it) belongs.
+
+    FetchError: there is a model of that name already, and it was made from another source.
+    """
     name = _name_of(source, _root(home))
-    return _root(home) / "models" / f"{name if scheme == 'keep' else f'{name}.{scheme}'}{SUFFIX}"
+    destination = _root(home) / "models" / f"{name if scheme == 'keep' else f'{name}.{scheme}'}{SUFFIX}"
+    if exists(destination):
+        made_from, origin = _origin(destination), _origin(source)
+        if made_from and origin and made_from != origin:
+            raise FetchError(f"{destination} was made from another source, of sha256 {made_from}; delete it, or name another file (-o)")
+    return destination
+
+
+def _origin(path: Path) -> str | None:
+    """The sha256 of what a model was made from first, or of itself; None of a broken file, which nobody misses."""
+    try:
+        origin: str | None = open_checkpoint(path).provenance.get("source_sha256") or sha256_of(path)
+    except EdgeLLMError:
+        return None
+    return origin
 
 
 def _root(given: Path | None) -> Path:

@@ -357,6 +357,19 @@ def test_what_was_pulled_from_a_path_is_known_by_its_name(cache: Path, tmp_path:
         assert default_destination(pulled).name == f"{path.stem}.tmac2.bin"
 
 
+def test_another_model_of_the_same_name_is_not_written_over(cache: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    first = write_gguf(tmp_path / "a" / "model.gguf")
+    second = write_gguf(tmp_path / "b" / "model.gguf", matrix_type="Q8_0")
+    convert(first, default_destination(first), progress=False)
+    again = default_destination(first)
+    with pytest.raises(FetchError, match="model.tmac2.bin was made from another source, of sha256 .*; delete it, or name"):
+        default_destination(second)
+    again.write_bytes(b"broken")
+    assert default_destination(second) == again
+
+
 def test_a_path_that_is_not_there_is_no_name(cache: Path, tmp_path: Path) -> None:
     pulled = pull(str(write_gguf(tmp_path / "mine.gguf")), progress=False)
     convert(pulled, default_destination(pulled), progress=False)
