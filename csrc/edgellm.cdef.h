@@ -148,6 +148,13 @@ int el_plan_count(const el_plan *plan);
  * op's wall time in nanoseconds (and then a barrier follows each op). 0, or -1: a forked child could start no threads. */
 int el_plan_run(const el_plan *plan, el_pool *pool, const el_step *step, int64_t *op_ns);
 
+/* ---- for measurements ----------------------------------------------------------------------------------------- */
+enum { EL_READ_BLOCK = 256 };
+
+/* Reads data[0 .. bytes) once, each of the pool's threads its contiguous share; bytes is a multiple of EL_READ_BLOCK, data aligned
+ * to 8. *words is the exclusive or of all 64-bit words, so that no compiler can leave the reading out. 0 or -1 as el_plan_run. */
+int el_read(el_pool *pool, const void *data, int64_t bytes, uint64_t *words);
+
 /* ---- for tests ------------------------------------------------------------------------------------------------ */
 void el_exp(int isa, const float *x, float *out, int64_t n);    /* the kernels' own exp, element by element */
 

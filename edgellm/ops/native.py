@@ -45,10 +45,15 @@ ISAS: tuple[str, ...] = tuple(ffi.string(lib.el_isa_name(i)).decode() for i in r
 """Every instruction set that the project knows, slowest first."""
 
 MAX_THREADS = 256
+READ_BLOCK: int = lib.EL_READ_BLOCK
+"""`read` takes a multiple of so many bytes."""
 
 _SCHEME_IDS = {INT4: lib.EL_INT4, INT4_MIN: lib.EL_INT4_MIN, INT8: lib.EL_INT8}
 _OP_NAMES = {getattr(lib, f"EL_OP_{name.upper()}"): name for name in (
     "embed", "rmsnorm_quantize", "quantize", "matmul", "rope", "cache_append", "attention", "swiglu_quantize")}  # fmt: skip
+
+
+_NO_THREADS = "the threads could not be started again after a fork; ask for fewer threads"
 
 
 def isas_available() -> tuple[str, ...]:
@@ -140,7 +145,7 @@ class Plan:
 def replay(bound: CData) -> None:
     """Run a bound plan: the one call of the token loop."""
     if lib.el_plan_run(*bound):
-        raise NativeError("the threads could not be started again after a fork; ask for fewer threads")
+        raise NativeError(_NO_THREADS)
 
 
 def pack(matrix: QuantizedMatrix, codes: U8, scales: F16) -> PackedMatrix:
@@ -170,6 +175,16 @@ def exp(x: F32, isa: str) -> F32:
     out = np.empty_like(x)
     lib.el_exp(ISAS.index(choose_isa(isa)), _pointer("float *", x), _pointer("float *", out), x.size)
     return out
+
+
+def read(data: U8, pool: Pool) -> int:
+    """Read flat bytes once on all the pool's threads, for measurements of bandwidth: the exclusive or of their 64-bit words."""
+    if data.nbytes % READ_BLOCK:
+        raise InvalidRequestError(f"what is read must be a multiple of {READ_BLOCK} bytes, not {data.nbytes}")
+    words = ffi.new("uint64_t *")
+    if lib.el_read(pool.pointer, _pointer("void *", data), data.nbytes, words):
+        raise NativeError(_NO_THREADS)
+    return int(words[0])
 
 
 def _pointer(ctype: str, array: npt.NDArray[Any]) -> CData:
