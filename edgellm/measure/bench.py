@@ -1,8 +1,8 @@
 """Throughput in llama-bench's shape: pp128 (prefill of 128 tokens) and tg64 (64 decoded tokens), raw samples kept.
 
-A round of ppN runs N tokens at once from an empty cache. A round of tgN first runs one token, which is not timed, then N tokens one
-at a time, so the context grows from 1 to N + 1. The token ids are random with a fixed seed, the same for every backend. No sampling,
-no tokenizer. The first round of each case warms up and is discarded.
+A round of ppN runs N tokens at once from an empty cache. A round of "tgN @ dD" first runs D tokens, which are not timed, then N tokens
+one at a time, each timed, so the context grows from D to D + N; tgN alone means D = 1. The token ids are random with a fixed seed, the
+same for every backend. No sampling, no tokenizer. The first round warms up and is discarded.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,28 +25,37 @@ from edgellm.measure.statistics import standard_deviation
 
 SEED = 20
 DEPTH = 1
-"""Tokens in the cache before the first timed token of tgN."""
+"""Tokens in the cache before the first timed token of tgN, unless a case says otherwise."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time: `tokens` prefilled at once (`kind` "pp") or decoded one at a time ("tg")."""
+    """One thing to time: `tokens` prefilled at once (`kind` "pp") or decoded one at a time ("tg") after `depth` others."""
 
     kind: str
     tokens: int
+    depth: int = DEPTH
 
     def __str__(self) -> str:
-        return f"{self.kind}{self.tokens}"
+        return f"{self.kind}{self.tokens}" + (f" @ d{self.depth}" if self.depth != DEPTH else "")
 
     @property
     def context(self) -> int:
         """How many tokens the cache must hold."""
-        return self.tokens if self.kind == "pp" else self.tokens + DEPTH
+        return self.tokens if self.kind == "pp" else self.tokens + self.depth
 
-    def run(self, backend: Backend) -> int:
-        """One round: the nanoseconds that the tokens took."""
+    def run(self, backend: Backend) -> list[int]:
+        """One round: the nanoseconds that each call took, one of pp and `tokens` of tg."""
         ids = np.random.default_rng(SEED).integers(backend.vocab_size, size=self.context).tolist()
-        return _time_prefill(backend, ids) if self.kind == "pp" else _time_decode(backend, ids)
+        return _time_prefill(backend, ids) if self.kind == "pp" else _time_decode(backend, ids, self.depth)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one backend does in every round."""
+
+    backend: Backend
+    case: Case
 
 
 def run(
@@ -86,30 +96,36 @@ def _run(model: Path, cases: Sequence[Case], threads: Sequence[int], rounds: int
 def measure(
     backends: Sequence[Backend], cases: Sequence[Case], rounds: int, progress: bool = True, settle_s: float = 0
 ) -> Iterator[Record]:
-    """Time each case on each backend, the backends taking turns within every round (A B A B), after one warm-up turn each.
+    """Time each case on each backend, the backends taking turns (see `interleave`): per case one record per backend."""
+    for case in cases:
+        yield from interleave([Turn(backend, case) for backend in backends], rounds, progress, settle_s)
+
+
+def interleave(turns: Sequence[Turn], rounds: int, progress: bool = True, settle_s: float = 0) -> Iterator[Record]:
+    """Take the turns one after another within every round (A B A B), after a round of warm-up: one record per turn, in their order.
 
     `settle_s` is slept before every turn, so that no backend is timed while another's threads still spin.
-    Yields per case one record per backend; on Ctrl-C those of the rounds done so far, and then KeyboardInterrupt goes on its way.
+    On Ctrl-C yields the records of the rounds done so far, and then KeyboardInterrupt goes on its way.
     """
-    facts = {backend.name: _facts(backend) for backend in backends}
-    for case in cases:
-        samples: dict[str, list[int]] = {backend.name: [] for backend in backends}
-        stopped: KeyboardInterrupt | None = None
-        turns = tqdm(range(1 + rounds), desc=f"{case} t={backends[0].threads}", unit="round", disable=not progress, leave=False)
-        try:
-            for turn in turns:
-                for backend in backends:
-                    time.sleep(settle_s)
-                    elapsed_ns = case.run(backend)
-                    if turn > 0:
-                        samples[backend.name].append(elapsed_ns)
-        except KeyboardInterrupt as interrupt:
-            stopped = interrupt
-        for name, samples_ns in samples.items():
-            if samples_ns:
-                yield facts[name] | _timing(case, samples_ns)
-        if stopped:
-            raise stopped
+    facts = [_facts(turn.backend) for turn in turns]
+    samples: list[list[list[int]]] = [[] for _ in turns]
+    stopped: KeyboardInterrupt | None = None
+    cases = ", ".join(dict.fromkeys(str(turn.case) for turn in turns))
+    threads = ", ".join(dict.fromkeys(str(turn.backend.threads) for turn in turns))
+    try:
+        for number in tqdm(range(1 + rounds), desc=f"{cases} t={threads}", unit="round", disable=not progress, leave=False):
+            for turn, calls_ns in zip(turns, samples, strict=True):
+                time.sleep(settle_s)
+                round_ns = turn.case.run(turn.backend)
+                if number > 0:
+                    calls_ns.append(round_ns)
+    except KeyboardInterrupt as interrupt:
+        stopped = interrupt
+    for turn, of_whom, calls_ns in zip(turns, facts, samples, strict=True):
+        if calls_ns:
+            yield of_whom | _timing(turn.case, calls_ns)
+    if stopped:
+        raise stopped
 
 
 def table(records: Sequence[Record]) -> str:
@@ -121,18 +137,19 @@ def table(records: Sequence[Record]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|", *lines[1:]])
 
 
-def _time_prefill(backend: Backend, ids: list[int]) -> int:
+def _time_prefill(backend: Backend, ids: list[int]) -> list[int]:
     start = time.perf_counter_ns()
     backend.prefill(ids)
-    return time.perf_counter_ns() - start
+    return [time.perf_counter_ns() - start]
 
 
-def _time_decode(backend: Backend, ids: list[int]) -> int:
-    backend.prefill(ids[:DEPTH])
-    start = time.perf_counter_ns()
-    for token in ids[DEPTH:]:
+def _time_decode(backend: Backend, ids: list[int], depth: int) -> list[int]:
+    backend.prefill(ids[:depth])
+    times_ns = [time.perf_counter_ns()]
+    for token in ids[depth:]:
         backend.decode(token)
-    return time.perf_counter_ns() - start
+        times_ns.append(time.perf_counter_ns())
+    return [after - before for before, after in pairwise(times_ns)]
 
 
 def _load_edgellm(model: Path, *, threads: int, context: int) -> Backend:
@@ -145,12 +162,13 @@ def _facts(backend: Backend) -> Record:
     return {"cpu_info": cpu_model(), "backend": backend.name, "n_threads": backend.threads, **backend.description()}
 
 
-def _timing(case: Case, samples_ns: list[int]) -> Record:
+def _timing(case: Case, calls_ns: list[list[int]]) -> Record:
+    samples_ns = [sum(round_ns) for round_ns in calls_ns]
     samples_ts = [case.tokens * 1e9 / ns for ns in samples_ns]
     return {
         "n_prompt": case.tokens if case.kind == "pp" else 0,
         "n_gen": case.tokens if case.kind == "tg" else 0,
-        "n_depth": 0 if case.kind == "pp" else DEPTH,
+        "n_depth": 0 if case.kind == "pp" else case.depth,
         "test": str(case),
         "test_time": datetime.now(UTC).isoformat(timespec="seconds"),
         "avg_ns": float(np.mean(samples_ns)),
@@ -159,6 +177,7 @@ def _timing(case: Case, samples_ns: list[int]) -> Record:
         "stddev_ts": standard_deviation(samples_ts),
         "samples_ns": samples_ns,
         "samples_ts": samples_ts,
+        **({"itl_ns": calls_ns} if case.kind == "tg" else {}),
     }
 
 

@@ -16,6 +16,7 @@ Schema, version 1:
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -69,7 +70,7 @@ class ResultsFile:
     def save(self) -> None:
         """Write everything so far; ResultsError names the file, and leaves what was there before untouched."""
         try:
-            text = json.dumps(self._document, indent=1, allow_nan=False) + "\n"
+            text = _NUMBERS.sub(_in_a_row, json.dumps(self._document, indent=1, allow_nan=False)) + "\n"
         except (TypeError, ValueError) as error:
             raise ResultsError(f"cannot write the results file {self.path}: {error}") from error
         try:
@@ -83,6 +84,15 @@ class ResultsFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.save()
+
+
+_NUMBERS = re.compile(r"\[\n\s*(-?\d[^\[\]\"{}]*?)\n\s*\]")
+"""A list of numbers alone, as json.dumps indents it."""
+
+
+def _in_a_row(numbers: re.Match[str]) -> str:
+    """Samples come in thousands: a line of its own for each hides everything else."""
+    return f"[{' '.join(numbers[1].split())}]"
 
 
 def read_results(path: Path) -> dict[str, Any]:

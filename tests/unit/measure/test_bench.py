@@ -90,6 +90,23 @@ def test_backends_take_turns_on_the_same_ids(calls: CALLS) -> None:
     assert [record["backend"] for record in records] == ["A", "B"]
 
 
+def test_turns_of_any_cases_are_interleaved(calls: CALLS) -> None:
+    """The same backend at two depths, say: what is compared is timed in the same minutes."""
+    backend = FakeBackend("A", 1, calls)
+    cases = [bench.Case("tg", 2, depth=3), bench.Case("pp", 4), bench.Case("tg", 2, depth=6)]
+    records = list(bench.interleave([bench.Turn(backend, case) for case in cases], rounds=1, progress=False))
+    assert [len(ids) for _, what, ids in (call for call in calls if call[1] == "prefill")] == [3, 4, 6] * 2
+    assert [(record["test"], record["n_depth"]) for record in records] == [("tg2 @ d3", 3), ("pp4", 0), ("tg2 @ d6", 6)]
+    assert cases[2].context == 8
+
+
+def test_each_decoded_token_is_timed(load: LoadBackend) -> None:
+    prefill, decode = bench.run("m.bin", [8], [4], [1], rounds=3, progress=False, load=load)
+    assert [len(tokens) for tokens in decode["itl_ns"]] == [4] * 3
+    assert [sum(tokens) for tokens in decode["itl_ns"]] == decode["samples_ns"]
+    assert "itl_ns" not in prefill
+
+
 def test_a_record_names_its_backends_build_and_not_ours(calls: CALLS) -> None:
     backends = [FakeBackend(name, 1, calls) for name in "AB"]
     records = list(bench.measure(backends, [bench.Case("pp", 5)], rounds=1, progress=False))

@@ -35,6 +35,21 @@ def test_round_trip(path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["run.json"]
 
 
+def test_a_list_of_numbers_takes_one_line(path: Path) -> None:
+    record = {
+        "itl_ns": [[1, -2], [3.5, 4e-9]],
+        "odd": ["[\n 1,\n 2\n]", "x, [ 1 ]", 7],
+        "mixed": [None, 1],
+        "none": [],
+        "deep": {"one": [8]},
+    }
+    with opened(path) as file:
+        file.append(record)
+    assert read_results(path)["records"] == [record]
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    assert {"[1, -2],", "[3.5, 4e-09]", '"one": [8]'} <= set(lines)
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
 def test_samples_so_far_survive_an_interrupted_round(path: Path, stop: type[BaseException]) -> None:
     with pytest.raises(stop), opened(path) as file:  # noqa: PT012 - the block is what is tested
