@@ -24,7 +24,7 @@ class LlamaCppBackend:
     """`Backend` over llama.cpp; `flash_attention` is off by default, as in llama.cpp's own binding."""
 
     def __init__(self, model: Path, *, threads: int, context: int, flash_attention: bool = False) -> None:
-        self._llama_cpp = _binding()
+        self._llama_cpp = binding()
         self.name = "llama.cpp+fa" if flash_attention else "llama.cpp"
         self.threads = threads
         self._flash_attention = flash_attention
@@ -102,7 +102,7 @@ class LlamaCppBackend:
         return np.ctypeslib.as_array(pointer, shape=(rows, self.vocab_size))
 
 
-def _binding() -> Any:
+def binding() -> Any:
     """The module `llama_cpp`; BackendUnavailableError if it is not installed."""
     try:
         import llama_cpp

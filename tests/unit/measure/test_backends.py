@@ -10,7 +10,9 @@ import edgellm
 from edgellm.errors import ModelFileError
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
 from edgellm.measure.backends.llama_cpp import LlamaCppBackend
+from edgellm.measure.backends.llama_cpp_models import TensorTypes, quantize, tensor_types
 from edgellm.measure.backends.protocol import BackendUnavailableError
+from tests.unit.formats.synthetic import LAYERS, write_gguf
 
 
 def test_edgellm_reuses_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +37,24 @@ def test_llama_cpp_that_cannot_load(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     pytest.importorskip("llama_cpp", reason="the peer llama.cpp is not installed")
     with pytest.raises(ModelFileError, match=r"llama\.cpp cannot load .*absent\.gguf"):
         LlamaCppBackend(tmp_path / "absent.gguf", threads=1, context=8)
+
+
+def test_types_that_llama_cpp_put_in_place_of_another() -> None:
+    types = TensorTypes({"Q4_0": 180, "TQ2_0": 30}, embedding="Q8_0")
+    assert types.substituted("TQ2_0") == "180 of 210 matrices are Q4_0, not TQ2_0"
+    assert TensorTypes({"Q4_0": 210}, embedding="Q8_0").substituted("Q4_0") == ""
+
+
+def test_types_are_counted_in_the_file(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", types={"blk.0.ffn_down.weight": "Q8_0", "token_embd.weight": "F16"})
+    assert tensor_types(path) == TensorTypes({"Q4_1": 7 * LAYERS - 1, "Q8_0": 1}, embedding="F16")
+
+
+def test_llama_cpps_quantizer(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="the peer llama.cpp is not installed")
+    source = write_gguf(tmp_path / "m.gguf")
+    assert tensor_types(quantize(source, "Q4_0", tmp_path / "out.gguf")).layers == {"Q4_0": 7 * LAYERS}
+    with pytest.raises(ModelFileError, match=r"llama\.cpp knows no type 'Q9_9'"):
+        quantize(source, "Q9_9", tmp_path / "out.gguf")
+    with pytest.raises(ModelFileError, match=r"llama\.cpp cannot quantize .*absent\.gguf to Q4_0"):
+        quantize(tmp_path / "absent.gguf", "Q4_0", tmp_path / "out.gguf")
