@@ -1,7 +1,8 @@
 """The project's tasks. `make perf` and `make test` run two of them; `nox --list` shows all.
 
 The layers of tests share one environment, `.venv`, because they test one build of one package; scripts/environment.py keeps it
-up to date and asks no network when it already is. Sessions that bring in other engines or another build have their own under `.nox`.
+up to date and asks no network when it already is. Sessions that bring in reference implementations or another build have their own
+under `.nox`.
 """
 
 from __future__ import annotations
@@ -31,20 +32,35 @@ ISAS = ("scalar", "avx2", "avx512vnni")
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """What takes too long for every day: the tests with the mark `name`, run alone by `nox -s perf -- NAME`."""
+
+    name: str
+    extra: str | None = None
+    """Of pyproject.toml: packages that `.venv` needs for it."""
+
+
+MEASUREMENTS = (Measurement("peers", extra="baselines"),)
+
+
+@dataclass(frozen=True)
 class Layer:
     """A folder of tests and how pytest runs it."""
 
     name: str
     parallel: bool = True
-    """Spread over the cores. A layer that times anything, or that fills the machine's memory by itself, has it to itself instead;
-    what it compares with other engines is for the session `peers`.
-    """
+    """Spread over the cores. A layer that times anything, or that fills the machine's memory by itself, has it to itself instead."""
 
     @property
     def pytest(self) -> tuple[str, ...]:
-        """The command, without the arguments of the one who asks."""
-        spread = ("-p", "no:benchmark", "--numprocesses=auto") if self.parallel else ("-p", "no:xdist", "-m", "not peers")
-        return (str(BIN / "pytest"), *spread, f"tests/{self.name}")
+        """The command for the tests of every day, without the arguments of the one who asks."""
+        if self.parallel:
+            return (str(BIN / "pytest"), "-p", "no:benchmark", "--numprocesses=auto", f"tests/{self.name}")
+        return self.measuring(f"not ({' or '.join(measurement.name for measurement in MEASUREMENTS)})")
+
+    def measuring(self, marks: str) -> tuple[str, ...]:
+        """The command for the tests with these marks, which have the machine to themselves."""
+        return (str(BIN / "pytest"), "-p", "no:xdist", "-m", marks, f"tests/{self.name}")
 
 
 UNIT = Layer("unit")
@@ -54,17 +70,8 @@ PERF = Layer("perf", parallel=False)
 QUALITY = Layer("quality", parallel=False)
 
 
-@dataclass(frozen=True)
-class Peers:
-    """Tests that ask other engines, and what those need: extras of ours, whose pins hold here too, and packages."""
-
-    extras: str
-    packages: tuple[str, ...]
-    tests: tuple[str, ...]
-
-
-PARITY = Peers("train,baselines", packages=("transformers==5.23.0", "accelerate==1.15.0"), tests=("tests/parity",))
-PEERS = Peers("baselines", packages=(), tests=("-m", "peers", "tests/perf", "tests/quality"))
+REFERENCES = ("-e", ".[dev,train,baselines]", "transformers==5.23.0", "accelerate==1.15.0")
+"""What the reference implementations need: extras of ours, whose pins hold here too, and packages."""
 
 
 @nox.session(venv_backend="none")
@@ -103,9 +110,14 @@ def e2e(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def perf(session: nox.Session) -> None:
-    """Fetch and convert the default model, measure it, print the table, write results/*.json; `-- --budgets claims` is the strict gate."""
+    """Fetch and convert the default model, measure it, print the table, write results/*.json; `-- --budgets claims` is the strict gate.
+
+    `-- peers` measures llama.cpp beside it instead.
+    """
     prepare(session, model=True)
     RESULTS.mkdir(exist_ok=True)
+    if measured_by_name(session, PERF):
+        return
     session.run(EDGELLM, "convert", MODEL)
     session.run(*PERF.pytest, "--benchmark-quiet", f"--benchmark-json={RESULTS.name}/latency.json", *session.posargs)
     session.run(EDGELLM, *f"bench --model {MODEL} -p 128 -n 64 -t {THREADS} -r 10 --json {RESULTS.name}/bench.json".split())
@@ -113,8 +125,10 @@ def perf(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def quality(session: nox.Session) -> None:
-    """What the model says: perplexity on the texts in EDGELLM_DATA."""
+    """What the model says: perplexity on the texts in EDGELLM_DATA; `-- peers` asks llama.cpp as well."""
     prepare(session, model=True)
+    if measured_by_name(session, QUALITY):
+        return
     session.run(*QUALITY.pytest, *session.posargs)
 
 
@@ -128,13 +142,8 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def parity(session: nox.Session) -> None:
     """Live reference implementations against the golden files; `-- --write` makes those anew."""
-    compare(session, PARITY)
-
-
-@nox.session
-def peers(session: nox.Session) -> None:
-    """llama.cpp, built here, measured beside this engine in one run."""
-    compare(session, PEERS)
+    session.install(*REFERENCES)
+    session.run("pytest", "-p", "no:xdist", "tests/parity", *session.posargs)
 
 
 @nox.session
@@ -182,7 +191,14 @@ def isas_available() -> list[str]:
     return subprocess.check_output([BIN / "python", "-c", question], text=True, cwd=ROOT).split()
 
 
-def compare(session: nox.Session, peers: Peers) -> None:
-    """Install other engines beside this one and run the tests that ask them."""
-    session.install("-e", f".[dev,{peers.extras}]", *peers.packages)
-    session.run("pytest", "-p", "no:xdist", *peers.tests, *session.posargs)
+def measured_by_name(session: nox.Session, layer: Layer) -> bool:
+    """Whether the first argument names a measurement; if so, it was run, with the arguments after it."""
+    name, *arguments = session.posargs or [""]
+    for measurement in MEASUREMENTS:
+        if measurement.name == name:
+            if measurement.extra:
+                packages = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"][measurement.extra]
+                session.run(str(BIN / "pip"), "install", "--quiet", *packages)
+            session.run(*layer.measuring(name), "--capture=no", *arguments)  # for the lines of progress
+            return True
+    return False

@@ -22,6 +22,7 @@ from edgellm.measure.backends.protocol import Backend, LoadBackend
 from edgellm.measure.fingerprint import cpu_model
 from edgellm.measure.results import Record
 from edgellm.measure.statistics import standard_deviation
+from edgellm.measure.table import markdown
 
 SEED = 20
 DEPTH = 1
@@ -131,10 +132,7 @@ def interleave(turns: Sequence[Turn], rounds: int, progress: bool = True, settle
 def table(records: Sequence[Record]) -> str:
     """The records as an aligned Markdown table, llama-bench's columns: tokens per second, mean and standard deviation."""
     head = ("model", "size", "params", "backend", "threads", "test", "t/s")
-    rows = [head, *(_row(record) for record in records)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = ["| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|", *lines[1:]])
+    return markdown(head, [_row(record) for record in records])
 
 
 def _time_prefill(backend: Backend, ids: list[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from edgellm.measure import budgets
 from edgellm.measure.fingerprint import fingerprint
+from edgellm.measure.results import ResultsFile
 from edgellm.measure.statistics import jitter, summarize
+from edgellm.measure.table import markdown
+from tests.perf import goals
+from tests.perf.models import PUBLISHED, Models
 
 BUDGETS = Path(__file__).parent / "budgets.toml"
 CLAIMS = "claims"
@@ -21,9 +25,11 @@ CLAIMS = "claims"
 HEAD = f"{'':12}{'rounds':>7}{'p50':>10}{'p95':>10}{'p99':>10}{'std':>9}{'MAD':>9}{'p99/p50':>9}{'max/p50':>9}{'tokens/s':>10}"
 LINES = pytest.StashKey[list[str]]()
 NOTES = pytest.StashKey[list[str]]()
+VERDICTS = pytest.StashKey[list[tuple[str, ...]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rounds", type=int, default=10, help="rounds of what takes turns, after one of warm-up (default 10)")
     parser.addoption("--budgets", metavar="PROFILE", help=f"gate on this profile of {BUDGETS.name}; this platform's if not given")
 
 
@@ -40,8 +46,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or config.getoption("numprocesses", None):
         raise pytest.UsageError("tests/perf times the machine and cannot share it: run it without -n, e.g. `pytest -p no:xdist tests/perf`")
     profile(config)
+    if (asked := config.getoption("--rounds", 1)) < 1:
+        raise pytest.UsageError(f"--rounds {asked}: at least one round is needed")
     config.stash[LINES] = []
     config.stash[NOTES] = []
+    config.stash[VERDICTS] = []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -52,6 +61,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if notes := config.stash[NOTES]:
         terminalreporter.section("comparisons")
         terminalreporter.line("\n".join(notes))
+    if verdicts := config.stash[VERDICTS]:
+        terminalreporter.section("goals")
+        terminalreporter.line(markdown(goals.HEAD, verdicts))
 
 
 def number(value: float | None, width: int) -> str:
@@ -171,6 +183,25 @@ def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def results_folder(request: pytest.FixtureRequest) -> Path:
-    """Where result files go."""
-    return request.config.rootpath / "results"
+def rounds(request: pytest.FixtureRequest) -> int:
+    """How often what takes turns is measured."""
+    return int(request.config.getoption("--rounds"))
+
+
+@pytest.fixture(scope="session")
+def models(model_path: Path, model_gguf: Path) -> Models:
+    """The models that are compared."""
+    return Models({PUBLISHED: model_path}, model_gguf, model_path.parent)
+
+
+@pytest.fixture(scope="session")
+def results(request: pytest.FixtureRequest, machine: dict[str, Any]) -> Iterator[ResultsFile]:
+    """What the comparison with other engines writes."""
+    with ResultsFile(request.config.rootpath / "results" / "peers.json", kind="peers", fingerprint=machine) as file:
+        yield file
+
+
+@pytest.fixture
+def board(request: pytest.FixtureRequest, results: ResultsFile) -> goals.Board:
+    """Where goals get their verdicts."""
+    return goals.Board(request.config.stash[VERDICTS], results.append, strict=profile(request.config) == CLAIMS)

@@ -1,13 +1,18 @@
-"""The gate itself: a seeded slow engine breaks its budget and a quick one keeps it, the JSON holds what the table shows, and a run on
-workers is refused.
+"""The gates themselves: a seeded slow engine breaks its budget and a quick one keeps it, the JSON holds what the table shows, a run on
+workers is refused, and a missed goal fails where goals decide.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.perf.goals import Board, Goal
 
 pytest_plugins = "pytester"
 pytestmark = pytest.mark.perf
@@ -35,8 +40,9 @@ itl_p50_ms = 1e-9
 
 
 @pytest.fixture
-def suite(pytester: pytest.Pytester) -> pytest.Pytester:
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """The recorder on an engine that does nothing but stall."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     pytester.makeconftest(CONFTEST)
     (pytester.path / "budgets.toml").write_text(BUDGETS)
     pytester.makepyfile(TESTS)
@@ -77,3 +83,31 @@ def test_workers_are_refused(suite: pytest.Pytester) -> None:
     run = suite.runpytest_subprocess("-n", "2")
     assert run.ret == pytest.ExitCode.USAGE_ERROR
     run.stderr.fnmatch_lines(["*tests/perf times the machine and cannot share it*"])
+
+
+def test_rounds_that_measure_nothing_are_refused(suite: pytest.Pytester) -> None:
+    run = suite.runpytest_subprocess("-p", "no:xdist", "--rounds", "0")
+    assert run.ret == pytest.ExitCode.USAGE_ERROR
+    run.stderr.fnmatch_lines(["*--rounds 0: at least one round is needed"])
+
+
+SPEEDUP = Goal("speedup", ours="Q4_1", threads=(2,), test="tg64", at_least=3.0)
+JITTER = Goal("itl_p99_over_p50", ours="Q4_1", threads=(2,), at_most=1.1)
+
+
+def test_every_goal_gets_a_verdict_and_a_missed_one_fails_where_goals_decide() -> None:
+    figures = ((SPEEDUP, 2.9, "58 ms; 20 ms"), (JITTER, 1.1, "p50 2 ms"))
+    records: list[dict[str, Any]] = []
+    shown = Board([], records.append, strict=False)
+    shown.judge(2, *figures)
+    assert [row[-3:] for row in shown.rows] == [("2.9", ">= 3", "MISSED"), ("1.1", "<= 1.1", "pass")]
+    assert [(record["goal"]["figure"], record["kept"]) for record in records] == [("speedup", False), ("itl_p99_over_p50", True)]
+    with pytest.raises(pytest.fail.Exception, match=r"speedup tg64 of Q4_1 at 2 threads: 2\.9, not >= 3$"):
+        Board([], records.append, strict=True).judge(2, *figures)
+    assert len(records) == 4
+
+
+@pytest.mark.parametrize("limits", [{}, {"at_least": 1.0, "at_most": 2.0}])
+def test_a_goal_has_one_limit(limits: dict[str, Any]) -> None:
+    with pytest.raises(AssertionError, match="one limit"):
+        Goal("speedup", ours="Q4_1", threads=(1,), **limits)

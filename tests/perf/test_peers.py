@@ -1,9 +1,10 @@
-"""EdgeLLM and llama.cpp on the same GGUF with the same threads and token ids, taking turns in one process."""
+"""EdgeLLM and llama.cpp on models made from the same GGUF, with the same threads and token ids, taking turns in one process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -11,64 +12,94 @@ import pytest
 from edgellm.measure import bench
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
 from edgellm.measure.backends.protocol import Backend
-from edgellm.measure.results import ResultsFile
-from edgellm.measure.statistics import percentile
+from edgellm.measure.results import Record, ResultsFile
+from edgellm.measure.statistics import percentile, standard_deviation
 from tests.perf.fresh_process import run_in_fresh_process
+from tests.perf.goals import Board, Goal, goals
+from tests.perf.models import PUBLISHED, Models
 
 pytestmark = [pytest.mark.perf, pytest.mark.peers]
 
 pytest.importorskip("llama_cpp", reason="the peer llama.cpp is not installed: pip install 'edgellm[baselines]'")
 
-CASES = (bench.Case("pp", 128), bench.Case("tg", 64))
-ROUNDS = 10
 SETTLE_S = 0.2
 """Rest before each turn: OpenMP's threads spin for a while after their work, and would be in the other's way."""
-
-
-@pytest.fixture(scope="module")
-def results(results_folder: Path, machine: dict[str, Any]) -> Iterator[ResultsFile]:
-    with ResultsFile(results_folder / "peers.json", kind="peers", fingerprint=machine) as file:
-        yield file
+CASES = {str(case): case for case in (bench.Case("tg", 64), bench.Case("pp", 128), bench.Case("pp", 512))}
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_not_slower_than_llama_cpp(
-    threads: int, model_path: Path, model_gguf: Path, results: ResultsFile, note: Callable[[str], None]
+@pytest.mark.parametrize("test", CASES)
+def test_speed_and_jitter(
+    test: str, threads: int, rounds: int, models: Models, results: ResultsFile, board: Board, note: Callable[[str], None]
 ) -> None:
-    """Median against median; llama.cpp runs with and without flash attention, and the better of the two counts in each case."""
+    """Every model that a goal for the test names; llama.cpp runs with and without flash attention."""
+    wanted = [goal for figure in FIGURES for goal in goals(figure) if goal.test == test and threads in goal.threads]
+    with ExitStack() as stack:
+        turns, facts = [], []
+        for backend, fact in contestants(wanted, threads, CASES[test].context, models):
+            stack.callback(backend.unload)
+            turns.append(bench.Turn(backend, CASES[test]))
+            facts.append(fact)
+        measured = bench.interleave(turns, rounds, settle_s=SETTLE_S)
+        records = [results.append(record | fact) for record, fact in zip(measured, facts, strict=True)]
+    note("\n".join([bench.table(records), *dict.fromkeys(fact["substituted"] for fact in facts if fact.get("substituted")), ""]))
+    board.judge(threads, *(judged(goal, records) for goal in wanted))
+
+
+def contestants(wanted: Sequence[Goal], threads: int, context: int, models: Models) -> Iterator[tuple[Backend, dict[str, Any]]]:
+    """The backends that these goals compare, each with what a record says of its weights."""
     from edgellm.measure.backends.llama_cpp import LlamaCppBackend
 
-    context = max(case.context for case in CASES)
-    backends: list[Backend] = [
-        EdgeLLMBackend(model_path, threads=threads, context=context),
-        LlamaCppBackend(model_gguf, threads=threads, context=context),
-        LlamaCppBackend(model_gguf, threads=threads, context=context, flash_attention=True),
-    ]
-    try:
-        records = [results.append(record) for record in bench.measure(backends, CASES, ROUNDS, settle_s=SETTLE_S)]
-    finally:
-        for backend in backends:
-            backend.unload()
+    for name in dict.fromkeys(goal.ours for goal in wanted):
+        yield EdgeLLMBackend(models.ours[name], threads=threads, context=context), {"weights": name}
+    for weights in dict.fromkeys(chain.from_iterable(goal.peers for goal in wanted)):
+        path, types = models.peer(weights)
+        facts = {"weights": weights, "tensor_types": types.layers, "substituted": types.substituted(weights)}
+        for flash_attention in (False, True):
+            yield LlamaCppBackend(path, threads=threads, context=context, flash_attention=flash_attention), facts
 
-    ratios = {}
-    for case in CASES:
-        medians = {record["backend"]: percentile(record["samples_ns"], 50) for record in records if record["test"] == str(case)}
-        ratios[str(case)] = min(median for name, median in medians.items() if name != "edgellm") / medians["edgellm"]
-    results.append({"test": "speed_ratio", "n_threads": threads, "ratios": ratios})
-    said = ", ".join(f"{case} {ratio:.2f}x" for case, ratio in ratios.items())
-    note(f"{bench.table(records)}\nspeed against the better llama.cpp at t={threads}, medians: {said}\n")
-    assert min(ratios.values()) >= 1.0, said
+
+def speedup(ours: Record, theirs: Sequence[Record]) -> tuple[float, str]:
+    """The quickest peer's median time over ours."""
+    medians = {f"{peer['backend']} {peer['weights']}": percentile(peer["samples_ns"], 50) for peer in theirs}
+    own, quickest = percentile(ours["samples_ns"], 50), min(medians, key=lambda name: medians[name])
+    return medians[quickest] / own, f"{own / 1e6:.1f} ms; {quickest} {medians[quickest] / 1e6:.1f} ms"
+
+
+def itl_p99_over_p50(ours: Record, theirs: Sequence[Record]) -> tuple[float, str]:
+    """Of the tokens of all rounds together."""
+    p50, p99 = (percentile(tokens_ms(ours), q) for q in (50, 99))
+    return p99 / p50, f"p50 {p50:.2f} ms, p99 {p99:.2f} ms"
+
+
+def itl_std_over_peer(ours: Record, theirs: Sequence[Record]) -> tuple[float, str]:
+    """Standard deviation of inter-token latency over the least of the peers'."""
+    own, least = standard_deviation(tokens_ms(ours)) or 0, min(standard_deviation(tokens_ms(peer)) or 0 for peer in theirs)
+    return own / least, f"{own:.3f} ms; llama.cpp {least:.3f} ms"
+
+
+FIGURES = {function.__name__: function for function in (speedup, itl_p99_over_p50, itl_std_over_peer)}
+
+
+def judged(goal: Goal, records: Sequence[Record]) -> tuple[Goal, float, str]:
+    """The goal with its figure, of the records that it is about."""
+    (ours,) = (record for record in records if record["backend"] == "edgellm" and record["weights"] == goal.ours)
+    theirs = [record for record in records if record["backend"] != "edgellm" and record["weights"] in goal.peers]
+    return goal, *FIGURES[goal.figure](ours, theirs)
+
+
+def tokens_ms(record: Record) -> list[float]:
+    """What each decoded token of every round took."""
+    return [ns / 1e6 for ns in chain.from_iterable(record["itl_ns"])]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_fresh_process_beside_llama_cpp(
-    threads: int, model_path: Path, model_gguf: Path, results: ResultsFile, note: Callable[[str], None]
-) -> None:
+def test_fresh_process(threads: int, models: Models, results: ResultsFile, note: Callable[[str], None]) -> None:
     """Peak memory and import-to-first-token time of each, five fresh processes taking turns."""
-    models = {"edgellm": model_path, "llama.cpp": model_gguf}
-    runs: dict[str, list[dict[str, int]]] = {name: [] for name in models}
+    of_backend = {"edgellm": models.ours[PUBLISHED], "llama.cpp": models.published}
+    runs: dict[str, list[dict[str, int]]] = {name: [] for name in of_backend}
     for _ in range(5):
-        for name, model in models.items():
+        for name, model in of_backend.items():
             runs[name].append(run_in_fresh_process(name, model, threads))
     for name, answers in runs.items():
         samples = {key: [answer[key] for answer in answers] for key in answers[0]}
@@ -76,4 +107,4 @@ def test_fresh_process_beside_llama_cpp(
         results.append({"test": "fresh_process", "backend": name, "n_threads": threads, "samples": samples, "p50": p50})
         peak, first = p50["peak_rss_bytes"] / 2**20, p50["import_to_first_token_ns"] / 1e6
         note(f"{name} at t={threads}: peak RSS {peak:.0f} MiB, import to first token {first:.0f} ms")
-    assert all(answer["peak_rss_bytes"] > models[name].stat().st_size / 2 for name, answers in runs.items() for answer in answers)
+    assert all(answer["peak_rss_bytes"] > of_backend[name].stat().st_size / 2 for name, answers in runs.items() for answer in answers)

@@ -26,7 +26,7 @@ class TensorTypes:
         """How many matrices of the layers are not of the type `weights`, in words; "" when all are."""
         total = sum(self.layers.values())
         others = ", ".join(f"{count} of {total} matrices are {name}" for name, count in self.layers.items() if name != weights)
-        return f"{others}, not {weights}" if others else ""
+        return f"llama.cpp's {weights}: {others}" if others else ""
 
 
 def quantize(source: Path, weights: str, destination: Path) -> Path:
