@@ -14,6 +14,8 @@ from cffi import FFI
 
 CSRC = Path(__file__).resolve().parent
 ROOT = CSRC.parent
+FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-Wall", "-Wextra", "-Werror=incompatible-pointer-types"]
+"""Bit-exactness: no contraction, no reassociation, no processor chosen at compile time."""
 
 
 def csrc_files() -> list[Path]:
@@ -46,9 +48,7 @@ def make_ffi() -> FFI:
         sources=[path.relative_to(ROOT).as_posix() for path in csrc_files() if path.suffix == ".c"],
         include_dirs=[CSRC.relative_to(ROOT).as_posix()],
         depends=[path.relative_to(ROOT).as_posix() for path in csrc_files()],
-        # Bit-exactness: no contraction, no reassociation, no processor chosen at compile time.
-        extra_compile_args=["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-Wall", "-Wextra",
-                            "-Werror=incompatible-pointer-types", *extra],
+        extra_compile_args=[*FLAGS, *extra],
         extra_link_args=["-pthread", *(["-lm"] if platform.system() == "Linux" else []), *extra],
         py_limited_api=True,
     )  # fmt: skip

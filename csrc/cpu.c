@@ -10,17 +10,38 @@ static int has_f16c(void)
     unsigned eax, ebx, ecx, edx;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
+#elif EL_ARM64 && defined(__linux__)
+#include <sys/auxv.h>
+
+static int has_dotprod(void)
+{
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+}
+#elif EL_ARM64 && defined(__APPLE__)
+#include <sys/sysctl.h>
+
+static int has_dotprod(void)
+{
+    int present = 0;
+    size_t size = sizeof present;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &present, &size, NULL, 0) == 0 && present;
+}
+#elif EL_ARM64
+static int has_dotprod(void)
+{
+    return 0; /* no way to ask this system is known */
+}
 #endif
 
 const char *el_isa_name(int isa)
 {
-    static const char *const names[EL_ISA_COUNT] = {"scalar", "avx2", "avx512vnni"};
+    static const char *const names[EL_ISA_COUNT] = {"scalar", "avx2", "avx512vnni", "neon", "neon_dotprod"};
     return isa >= 0 && isa < EL_ISA_COUNT ? names[isa] : "unknown";
 }
 
 int el_isa_compiled(int isa)
 {
-    return isa == EL_ISA_SCALAR || (EL_X86 && isa > EL_ISA_SCALAR && isa < EL_ISA_COUNT);
+    return isa >= 0 && isa < EL_ISA_COUNT && el_kernels[isa][EL_OP_MATMUL];
 }
 
 int el_isa_supported(int isa)
@@ -34,6 +55,11 @@ int el_isa_supported(int isa)
         return avx2;
     if (isa == EL_ISA_AVX512VNNI)
         return avx512 && __builtin_cpu_supports("avx512vnni");
+#elif EL_ARM64
+    if (isa == EL_ISA_NEON)
+        return 1;
+    if (isa == EL_ISA_NEON_DOTPROD)
+        return has_dotprod();
 #endif
     return isa == EL_ISA_SCALAR;
 }

@@ -18,21 +18,26 @@ const el_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT] = {
 #if EL_X86
     [EL_ISA_AVX2] = ROW(avx2, avx2),
     [EL_ISA_AVX512VNNI] = ROW(avx512vnni, avx512),
+#elif EL_ARM64
+    [EL_ISA_NEON] = ROW(neon, neon),
+    [EL_ISA_NEON_DOTPROD] = ROW(neon_dotprod, neon),
 #endif
 };
 
-void el_exp(int isa, const float *x, float *out, int64_t n)
+int el_exp(int isa, const float *x, float *out, int64_t n)
 {
+    static void (*const kernels[EL_ISA_COUNT])(const float *, float *, int64_t) = {
+        [EL_ISA_SCALAR] = el_exp__scalar,
 #if EL_X86
-    if (isa == EL_ISA_AVX2) {
-        el_exp__avx2(x, out, n);
-        return;
-    }
-    if (isa == EL_ISA_AVX512VNNI) {
-        el_exp__avx512(x, out, n);
-        return;
-    }
+        [EL_ISA_AVX2] = el_exp__avx2,
+        [EL_ISA_AVX512VNNI] = el_exp__avx512,
+#elif EL_ARM64
+        [EL_ISA_NEON] = el_exp__neon,
+        [EL_ISA_NEON_DOTPROD] = el_exp__neon,
 #endif
-    (void)isa;
-    el_exp__scalar(x, out, n);
+    };
+    if (!el_isa_supported(isa))
+        return -1;
+    kernels[isa](x, out, n);
+    return 0;
 }

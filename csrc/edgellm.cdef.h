@@ -7,9 +7,9 @@
  * Outputs never alias inputs unless a line says so. */
 
 /* ---- instruction sets ------------------------------------------------------------------------------------ */
-enum { EL_ISA_SCALAR, EL_ISA_AVX2, EL_ISA_AVX512VNNI, EL_ISA_COUNT };
+enum { EL_ISA_SCALAR, EL_ISA_AVX2, EL_ISA_AVX512VNNI, EL_ISA_NEON, EL_ISA_NEON_DOTPROD, EL_ISA_COUNT };
 
-const char *el_isa_name(int isa);    /* "scalar", "avx2", "avx512vnni" */
+const char *el_isa_name(int isa);    /* "scalar", "avx2", "avx512vnni", "neon", "neon_dotprod" */
 int el_isa_compiled(int isa);        /* 1: this build holds kernels for it */
 int el_isa_supported(int isa);       /* 1: compiled, and this processor and operating system run it */
 
@@ -156,7 +156,8 @@ enum { EL_READ_BLOCK = 256 };
 int el_read(el_pool *pool, const void *data, int64_t bytes, uint64_t *words);
 
 /* ---- for tests ------------------------------------------------------------------------------------------------ */
-void el_exp(int isa, const float *x, float *out, int64_t n);    /* the kernels' own exp, element by element */
+/* The kernels' own exp, element by element. 0, or -1: the isa is not supported here. */
+int el_exp(int isa, const float *x, float *out, int64_t n);
 
 const char *el_csrc_hash(void);         /* hash of csrc/ that this build was compiled from */
 const char *el_compiler(void);

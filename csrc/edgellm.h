@@ -18,13 +18,21 @@
 #define EL_X86 0
 #endif
 
+#if defined(__aarch64__)
+#define EL_ARM64 1
+#else
+#define EL_ARM64 0
+#endif
+
 /* EL_TARGET_BEGIN("avx2,fma,f16c") ... EL_TARGET_END: compile what lies between for that instruction set. */
 #define EL_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define EL_TARGET_BEGIN(isa) EL_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define EL_TARGET_DOTPROD "dotprod"
 #define EL_TARGET_END EL_PRAGMA(clang attribute pop)
 #else
 #define EL_TARGET_BEGIN(isa) EL_PRAGMA(GCC push_options) EL_PRAGMA(GCC target(isa))
+#define EL_TARGET_DOTPROD "arch=armv8.2-a+dotprod"
 #define EL_TARGET_END EL_PRAGMA(GCC pop_options)
 #endif
 
@@ -85,11 +93,14 @@ extern const el_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT];
 EL_DECLARE_FLOAT_KERNELS(scalar)
 EL_DECLARE_FLOAT_KERNELS(avx2)
 EL_DECLARE_FLOAT_KERNELS(avx512)
+EL_DECLARE_FLOAT_KERNELS(neon)
 
 void el_embed__any(const el_args *, const el_step *, el_team);
 void el_matmul__scalar(const el_args *, const el_step *, el_team);
 void el_matmul__avx2(const el_args *, const el_step *, el_team);
 void el_matmul__avx512vnni(const el_args *, const el_step *, el_team);
+void el_matmul__neon(const el_args *, const el_step *, el_team);
+void el_matmul__neon_dotprod(const el_args *, const el_step *, el_team);
 
 /* IEEE binary16 -> binary32, exact. */
 static inline float el_f32_from_f16(uint16_t half)

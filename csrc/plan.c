@@ -4,8 +4,35 @@
 #include <stdlib.h>
 #include <time.h>
 
+/* The thread's rounding mode and treatment of subnormals. */
 #if EL_X86
 #include <xmmintrin.h>
+
+#define IEEE_DEFAULT 0x1f80 /* round to nearest, subnormals kept, exceptions masked */
+
+static inline uint64_t float_control(void)
+{
+    return _mm_getcsr();
+}
+
+static inline void set_float_control(uint64_t control)
+{
+    _mm_setcsr((unsigned)control);
+}
+#elif EL_ARM64
+#define IEEE_DEFAULT 0 /* and float16 as IEEE has it */
+
+static inline uint64_t float_control(void)
+{
+    uint64_t control;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(control));
+    return control;
+}
+
+static inline void set_float_control(uint64_t control)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"(control) : "memory");
+}
 #endif
 
 struct el_plan {
@@ -80,9 +107,9 @@ static void replay_timed(const struct replay *r, el_team team)
 static void replay_ops(void *context, el_team team)
 {
     const struct replay *r = context;
-#if EL_X86
-    unsigned control = _mm_getcsr();
-    _mm_setcsr(0x1f80); /* round to nearest, subnormals kept: whatever the process has set, the bits are the same */
+#ifdef IEEE_DEFAULT
+    uint64_t control = float_control();
+    set_float_control(IEEE_DEFAULT); /* whatever the process has set, the bits are the same */
 #endif
     if (r->op_ns)
         replay_timed(r, team);
@@ -92,8 +119,8 @@ static void replay_ops(void *context, el_team team)
                 el_pool_barrier(r->pool);
             r->plan->kernels[op->kind](&op->args, r->step, team);
         }
-#if EL_X86
-    _mm_setcsr(control);
+#ifdef IEEE_DEFAULT
+    set_float_control(control);
 #endif
 }
 

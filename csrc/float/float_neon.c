@@ -1,0 +1,17 @@
+/* The float kernels, compiled for neon, which every 64-bit ARM has: no target to name. */
+#include "../edgellm.h"
+
+#if EL_ARM64
+
+#define EL_KERNEL(name) name##__neon
+#include "../simd/v16_neon.h"
+
+#include "exp.h"
+#include "quantize.h"
+#include "rmsnorm.h"
+#include "swiglu.h"
+#include "rope.h"
+#include "cache.h"
+#include "attention.h"
+
+#endif
