@@ -39,11 +39,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     asked = metafunc.config.getoption("--isa")
     if asked not in (None, *native.ISAS):
         raise pytest.UsageError(f"--isa {asked} is unknown; known: {', '.join(native.ISAS)}")
+    emulates = "emulation" in metafunc.fixturenames
+    metafunc.parametrize("isa", [_isa_param(isa, emulates) for isa in native.ISAS if asked in (None, isa)])
+
+
+def _isa_param(isa: str, emulates: bool) -> Any:
+    """Of a test that can have its kernels emulated, or not."""
+    from edgellm.ops import native
+    from tests.emulated.process import CPUS, missing
+
     available = native.isas_available()
-    here = f"this processor and this build run {', '.join(available)}"
-    isas = [isa for isa in native.ISAS if asked in (None, isa)]
-    marks = {isa: () if isa in available else pytest.mark.skip(reason=f"{isa} is not available: {here}") for isa in isas}
-    metafunc.parametrize("isa", [pytest.param(isa, marks=marks[isa]) for isa in isas])
+    if isa in available:
+        return pytest.param(isa)
+    how = missing() if emulates and isa in CPUS else f"this processor and this build run {', '.join(available)}"
+    if how is None:
+        return pytest.param(isa, id=f"{isa}-emulated")
+    return pytest.param(isa, marks=pytest.mark.skip(reason=f"{isa} is not available: {how}"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

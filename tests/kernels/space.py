@@ -20,6 +20,11 @@ BOUNDARY = 64  # bytes, as `runtime.workspace.Arena` aligns
 SPARE_ROWS = 1  # room for more tokens than there are: a kernel leaves it alone
 
 
+def allocate(nbytes: int) -> npt.NDArray[np.uint8]:
+    """uint8 [nbytes]; conftest.py puts memory that an emulated kernel sees in its place."""
+    return np.empty(nbytes, np.uint8)
+
+
 @dataclass(frozen=True)
 class _Block:
     """Bytes begin..end of raw belong to an array; what lies around them is canaries."""
@@ -45,7 +50,8 @@ class Space:
         """An array full of canary bytes, with canaries before and after it."""
         itemsize = np.dtype(dtype).itemsize
         nbytes = int(np.prod(shape, dtype=np.int64)) * itemsize
-        raw = np.full(nbytes + 3 * BOUNDARY + self.shift * itemsize, CANARY, np.uint8)
+        raw = allocate(nbytes + 3 * BOUNDARY + self.shift * itemsize)
+        raw[:] = CANARY
         begin = BOUNDARY + -(raw.ctypes.data + BOUNDARY) % BOUNDARY + self.shift * itemsize
         self._blocks.append(_Block(raw, begin, begin + nbytes))
         return raw[begin : begin + nbytes].view(dtype).reshape(shape)

@@ -1,0 +1,110 @@
+"""Stands in for the compiled module: what an emulated instruction set is to run, its process runs; all else the module does itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from edgellm._native import ffi, lib
+
+from edgellm.ops.native import ISAS
+from tests.emulated.arena import Arena
+from tests.emulated.process import CPUS, Process, missing
+
+CData = Any
+RUN, EXP, ROUND_UPWARD = range(3)  # process.c's functions
+
+
+@dataclass
+class _Plan:
+    """What is recorded for an emulated instruction set."""
+
+    isa: int
+    ops: list[bytes] = field(default_factory=list)
+    address: CData = field(default_factory=lambda: ffi.new("char *"))  # one that no other plan has
+
+
+@cache
+def emulated_isas() -> tuple[str, ...]:
+    """Instruction sets that this processor lacks and an emulator here has."""
+    return () if missing() else tuple(isa for isa in CPUS if not lib.el_isa_supported(ISAS.index(isa)))
+
+
+class Library:
+    """The functions that `edgellm.ops.native` calls. Arrays that emulated kernels are given must lie in `arena`."""
+
+    def __init__(self) -> None:
+        self.arena = Arena()
+        self._processes: dict[int, Process] = {}
+        self._plans: dict[CData, _Plan] = {}
+        self._threads: dict[CData, int] = {}  # of each pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(lib, name)
+
+    def process(self, isa: int) -> Process:
+        """The one that emulates an instruction set, started unless it runs."""
+        if isa not in self._processes or not self._processes[isa].is_alive:
+            self._processes[isa] = Process(ISAS[isa], self.arena)
+        return self._processes[isa]
+
+    def round_upward(self, isa: str, upward: bool) -> bool:
+        """Set the rounding mode of the thread that runs plans there; whether it was upward before."""
+        return bool(self.process(ISAS.index(isa)).ask(ROUND_UPWARD, upward))
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self._processes.values():
+            process.close()
+
+    def el_pool_new(self, threads: int) -> CData:
+        """The module's; its threads are counted, because an emulated plan is run by as many."""
+        pool = lib.el_pool_new(threads)
+        self._threads[pool] = threads
+        return pool
+
+    def el_plan_new(self, isa: int) -> CData:
+        """The module's, or a stand-in."""
+        if ISAS[isa] not in emulated_isas():
+            return lib.el_plan_new(isa)
+        plan = _Plan(isa)
+        pointer = ffi.cast("el_plan *", plan.address)
+        self._plans[pointer] = plan
+        return pointer
+
+    def el_plan_free(self, pointer: CData) -> None:
+        """Of either kind."""
+        if self._plans.pop(pointer, None) is None:
+            lib.el_plan_free(pointer)
+
+    def el_plan_append(self, pointer: CData, op: CData) -> int:
+        """To either kind."""
+        if pointer not in self._plans:
+            return int(lib.el_plan_append(pointer, op))
+        self._plans[pointer].ops.append(bytes(ffi.buffer(op)))
+        return 0
+
+    def el_plan_run(self, pointer: CData, pool: CData, step: CData, op_ns: CData) -> int:
+        """Of either kind."""
+        if pointer not in self._plans:
+            return int(lib.el_plan_run(pointer, pool, step, op_ns))
+        plan = self._plans[pointer]
+        ops, at = self.arena.holding(b"".join(plan.ops)), self.arena.holding(bytes(ffi.buffer(step)))
+        times = self.arena.empty(8 * len(plan.ops))
+        process, timed = self.process(plan.isa), op_ns != ffi.NULL
+        arguments = (ops.ctypes.data, len(plan.ops), self._threads[pool], at.ctypes.data, times.ctypes.data if timed else 0)
+        result = process.ask(RUN, plan.isa, *arguments)
+        assert result == 0, f"emulated {ISAS[plan.isa]}: the plan was refused"
+        if timed:
+            ffi.memmove(op_ns, times, len(times))
+        return result
+
+    def el_exp(self, isa: int, x: CData, out: CData, n: int) -> int:
+        """The module's, or the emulated kernels'."""
+        if ISAS[isa] not in emulated_isas():
+            return int(lib.el_exp(isa, x, out, n))
+        source, result = self.arena.holding(bytes(ffi.buffer(x, 4 * n))), self.arena.empty(4 * n)
+        answer = self.process(isa).ask(EXP, isa, source.ctypes.data, result.ctypes.data, n)
+        ffi.memmove(out, result, len(result))
+        return answer
