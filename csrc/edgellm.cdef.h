@@ -137,6 +137,8 @@ typedef struct el_pool el_pool;
 typedef struct el_plan el_plan;
 
 el_pool *el_pool_new(int threads);      /* NULL: the threads could not be started */
+void el_pool_let_shrink(el_pool *pool); /* from now on runs have fewer threads while others keep some from running */
+int el_pool_team(const el_pool *pool);  /* threads of the next run */
 void el_pool_free(el_pool *pool);
 
 el_plan *el_plan_new(int isa);          /* NULL: no memory, or the isa is not supported here */

@@ -2,7 +2,6 @@
 #include "pool.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 /* The thread's rounding mode and treatment of subnormals. */
 #if EL_X86
@@ -84,23 +83,16 @@ struct replay {
     int64_t *op_ns;
 };
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 static void replay_timed(const struct replay *r, el_team team)
 {
     for (int i = 0; i < r->plan->count; i++) {
         const el_op *op = &r->plan->ops[i];
         el_pool_barrier(r->pool);
-        int64_t start = now_ns();
+        int64_t start = el_now_ns();
         r->plan->kernels[op->kind](&op->args, r->step, team);
         el_pool_barrier(r->pool);
         if (team.thread == 0)
-            r->op_ns[i] = now_ns() - start;
+            r->op_ns[i] = el_now_ns() - start;
     }
 }
 

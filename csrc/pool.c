@@ -1,27 +1,44 @@
-/* Threads that spin for a short while, then sleep. Between tokens and at barriers nothing enters the kernel unless a thread
- * was kept waiting for longer than the spin. */
+/* Threads that run one function together. One that waits spins for some microseconds, then offers its processor to others, then
+ * sleeps: on cores of its own nothing enters the kernel, on shared ones nobody spins while the awaited thread needs the core.
+ *
+ * A pool may shrink. Where others keep its threads from running, the ones that run wait for them at every barrier, which is slower
+ * than doing without; so the next runs have a smaller team, until a larger one is tried again. What a run computes does not
+ * depend on how many threads it has. */
 #include "pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#define SPINS_AT_BARRIER 20000  /* pauses: a fraction of a millisecond, longer than any op's imbalance */
-#define SPINS_BETWEEN_RUNS 100000 /* a few milliseconds: the sampler and the caller's work between two tokens */
+#define SPINS 200                     /* pauses, 5 to 10 microseconds: longer than the imbalance of most ops */
+#define YIELD_AT_BARRIER_NS 1000000   /* then sleep */
+#define YIELD_BETWEEN_RUNS_NS 3000000 /* the sampler and the caller's work between two tokens take less */
+#define SHORTEST_REST 8               /* runs before a larger team is tried; doubled whenever that finds no room */
+#define LONGEST_REST 256
+
+typedef _Atomic uint64_t counter;
 
 struct el_pool {
-    atomic_int threads;          /* changes only where starting them failed half-way */
+    int threads;                 /* changes only where starting them failed half-way */
+    int may_shrink;
     atomic_int fork_epoch;       /* after a fork the child has no workers: they are started anew */
     pthread_t *workers;          /* [threads - 1] */
     pthread_mutex_t callers;     /* held during a run */
     pthread_mutex_t lock;        /* for sleeping only */
-    pthread_cond_t wake;
-    atomic_int sleepers;
-    atomic_uint phase;           /* counts barriers, the start and the end of a run among them */
+    pthread_cond_t wake;         /* of those that wait for a run or at a barrier */
+    pthread_cond_t unpark;       /* of those that the team does without */
+    atomic_int sleepers;         /* at `wake` */
+    counter start;               /* the number of the run << 16, and its team */
+    counter phase;               /* counts barriers, the end of a run among them */
     atomic_int arrived;
-    atomic_int stopping;
-    el_team_function function;
+    counter waited_ns, slept_ns; /* by all threads at this run's barriers: after spinning, and how much of that asleep */
+    counter missed_ns;           /* of this run, if it is watched: what its threads were off the processor, asleep or not */
+    int watched;
+    int team;                    /* threads of this run */
+    int rest, next_rest;         /* runs until a larger team is tried, and after the next time that the team shrinks */
+    el_team_function function;   /* NULL: end */
     void *context;
 };
 
@@ -49,36 +66,60 @@ static inline void spin_pause(void)
 #if EL_X86
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    __asm__ volatile("yield");
+    __asm__ volatile("isb"); /* takes time, which "yield" does not */
 #endif
 }
 
-/* Returns when the phase is no longer `phase`. */
-static void wait_for_phase(el_pool *pool, unsigned phase, int spins)
+static inline int holds(counter *word, uint64_t value)
 {
-    for (int i = 0; i < spins; i++) {
-        if (atomic_load_explicit(&pool->phase, memory_order_acquire) != phase)
-            return;
-        spin_pause();
-    }
+    return atomic_load_explicit(word, memory_order_acquire) == value;
+}
+
+static void add(counter *sum, int64_t ns)
+{
+    atomic_fetch_add_explicit(sum, (uint64_t)ns, memory_order_relaxed);
+}
+
+static int64_t take(counter *sum)
+{
+    return (int64_t)atomic_exchange_explicit(sum, 0, memory_order_relaxed);
+}
+
+static void sleep_while(el_pool *pool, counter *word, uint64_t value)
+{
     pthread_mutex_lock(&pool->lock);
     atomic_fetch_add(&pool->sleepers, 1);
-    while (atomic_load(&pool->phase) == phase)
+    while (atomic_load(word) == value)
         pthread_cond_wait(&pool->wake, &pool->lock);
     atomic_fetch_sub(&pool->sleepers, 1);
     pthread_mutex_unlock(&pool->lock);
 }
 
-/* The last thread to arrive opens the next phase; the others wait for it. */
-static void meet(el_pool *pool, int spins)
+/* Returns when the word no longer has that value. */
+static void wait_while(el_pool *pool, counter *word, uint64_t value, int64_t yield_ns)
 {
-    unsigned phase = atomic_load_explicit(&pool->phase, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) + 1 < pool->threads) {
-        wait_for_phase(pool, phase, spins);
-        return;
+    for (int i = 0; i < SPINS; i++) {
+        if (!holds(word, value))
+            return;
+        spin_pause();
     }
-    atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
-    atomic_fetch_add(&pool->phase, 1);
+    int64_t begin = el_now_ns(), asleep = 0;
+    while (holds(word, value) && el_now_ns() - begin < yield_ns)
+        sched_yield();
+    if (holds(word, value)) {
+        asleep = el_now_ns();
+        sleep_while(pool, word, value);
+    }
+    if (word == &pool->phase) {
+        int64_t end = el_now_ns();
+        add(&pool->waited_ns, end - begin);
+        add(&pool->slept_ns, asleep ? end - asleep : 0);
+    }
+}
+
+/* Those who wait for a word that has just been changed. */
+static void wake_sleepers(el_pool *pool)
+{
     if (atomic_load(&pool->sleepers)) {
         pthread_mutex_lock(&pool->lock);
         pthread_cond_broadcast(&pool->wake);
@@ -86,23 +127,91 @@ static void meet(el_pool *pool, int spins)
     }
 }
 
-static void *work(void *argument)
+/* The last thread of the team to arrive opens the next phase and gets 1. */
+static int arrive(el_pool *pool)
 {
-    struct worker_start *start = argument;
-    el_pool *pool = start->pool;
-    int thread = start->thread;
-    free(start);
-    for (;;) {
-        meet(pool, SPINS_BETWEEN_RUNS);
-        if (atomic_load(&pool->stopping))
-            return NULL;
-        pool->function(pool->context, (el_team){thread, pool->threads}); /* read now: starting the others may have failed since */
-        meet(pool, SPINS_AT_BARRIER);
+    int team = pool->team; /* read first: once all have arrived, the next run may have another */
+    if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) + 1 < team)
+        return 0;
+    atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
+    atomic_fetch_add(&pool->phase, 1);
+    wake_sleepers(pool);
+    return 1;
+}
+
+void el_pool_barrier(el_pool *pool)
+{
+    uint64_t phase = atomic_load_explicit(&pool->phase, memory_order_relaxed);
+    if (!arrive(pool))
+        wait_while(pool, &pool->phase, phase, YIELD_AT_BARRIER_NS);
+}
+
+static int team_of(uint64_t start)
+{
+    return (int)(start & 0xffff);
+}
+
+/* Opens a run: the threads below `team` join it. */
+static void start_run(el_pool *pool, int team, el_team_function function, void *context)
+{
+    uint64_t start = atomic_load_explicit(&pool->start, memory_order_relaxed);
+    pool->team = team;
+    pool->function = function;
+    pool->context = context;
+    atomic_store(&pool->start, ((start >> 16) + 1) << 16 | (uint64_t)team);
+    wake_sleepers(pool);
+    if (team > team_of(start)) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_cond_broadcast(&pool->unpark);
+        pthread_mutex_unlock(&pool->lock);
     }
 }
 
+/* Sleeps until a run's team includes the thread. */
+static void park(el_pool *pool, int thread)
+{
+    pthread_mutex_lock(&pool->lock);
+    while (team_of(atomic_load(&pool->start)) <= thread)
+        pthread_cond_wait(&pool->unpark, &pool->lock);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* How long the calling thread has been off its processor, from some moment on. */
+static int64_t off_processor_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return el_now_ns() - ((int64_t)t.tv_sec * 1000000000 + t.tv_nsec);
+}
+
+static void *work(void *argument)
+{
+    struct worker_start *begin = argument;
+    el_pool *pool = begin->pool;
+    int thread = begin->thread;
+    uint64_t seen = 0;
+    free(begin);
+    for (;;) {
+        wait_while(pool, &pool->start, seen, YIELD_BETWEEN_RUNS_NS);
+        seen = atomic_load_explicit(&pool->start, memory_order_acquire);
+        if (team_of(seen) <= thread) {
+            park(pool, thread);
+            continue;
+        }
+        if (!pool->function)
+            return NULL;
+        int64_t begin = pool->watched ? off_processor_ns() : 0;
+        pool->function(pool->context, (el_team){thread, pool->team});
+        if (pool->watched)
+            add(&pool->missed_ns, off_processor_ns() - begin);
+        arrive(pool);
+    }
+}
+
+/* Ends and joins that many workers, all that there are. */
 static void stop_workers(el_pool *pool, int count)
 {
+    start_run(pool, count + 1, NULL, NULL);
     for (int i = 0; i < count; i++)
         pthread_join(pool->workers[i], NULL);
 }
@@ -115,12 +224,12 @@ static int start_workers(el_pool *pool)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (; count < pool->threads - 1; count++) {
-        struct worker_start *start = malloc(sizeof *start);
-        if (!start)
+        struct worker_start *begin = malloc(sizeof *begin);
+        if (!begin)
             break;
-        *start = (struct worker_start){.pool = pool, .thread = count + 1};
-        if (pthread_create(&pool->workers[count], NULL, work, start)) {
-            free(start);
+        *begin = (struct worker_start){.pool = pool, .thread = count + 1};
+        if (pthread_create(&pool->workers[count], NULL, work, begin)) {
+            free(begin);
             break;
         }
     }
@@ -133,10 +242,16 @@ static void reset(el_pool *pool)
     pthread_mutex_init(&pool->callers, NULL);
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
+    pthread_cond_init(&pool->unpark, NULL);
     atomic_store(&pool->sleepers, 0);
+    atomic_store(&pool->start, 0);
     atomic_store(&pool->phase, 0);
     atomic_store(&pool->arrived, 0);
-    atomic_store(&pool->stopping, 0);
+    take(&pool->waited_ns);
+    take(&pool->slept_ns);
+    take(&pool->missed_ns);
+    pool->watched = pool->rest = 0;
+    pool->next_rest = SHORTEST_REST;
 }
 
 /* 0, or -1: not all of them could be started; those that were wait for work, and the next run uses them. */
@@ -149,10 +264,9 @@ static int restart_after_fork(el_pool *pool)
     if (pool->fork_epoch != epoch) {
         reset(pool);
         int started = start_workers(pool);
-        if (started != pool->threads - 1) {
-            atomic_store(&pool->threads, started + 1);
+        if (started != pool->threads - 1)
             failed = -1;
-        }
+        pool->threads = pool->team = started + 1;
         atomic_store(&pool->fork_epoch, epoch);
     }
     pthread_mutex_unlock(&restarting);
@@ -166,19 +280,14 @@ el_pool *el_pool_new(int threads)
     el_pool *pool = calloc(1, sizeof *pool);
     if (!pool)
         return NULL;
-    pool->threads = threads;
+    pool->threads = pool->team = threads;
     pool->workers = calloc((size_t)threads, sizeof *pool->workers);
     reset(pool);
     pool->fork_epoch = atomic_load(&fork_epoch);
-    int started = pool->workers ? start_workers(pool) : -1;
-    if (started == threads - 1)
+    int started = pool->workers ? start_workers(pool) : 0;
+    if (pool->workers && started == threads - 1)
         return pool;
-    if (started > 0) { /* the barrier that the started ones wait at opens with the caller's arrival */
-        atomic_store(&pool->threads, started + 1);
-        atomic_store(&pool->stopping, 1);
-        meet(pool, 0);
-        stop_workers(pool, started);
-    }
+    stop_workers(pool, started);
     free(pool->workers);
     free(pool);
     return NULL;
@@ -188,13 +297,39 @@ void el_pool_free(el_pool *pool)
 {
     if (!pool)
         return;
-    if (pool->fork_epoch == atomic_load(&fork_epoch)) {
-        atomic_store(&pool->stopping, 1);
-        meet(pool, 0);
+    if (pool->fork_epoch == atomic_load(&fork_epoch))
         stop_workers(pool, pool->threads - 1);
-    }
     free(pool->workers);
     free(pool);
+}
+
+/* Sets the team of the next run. Threads that wait much for each other are watched for a run, and where it is for want of
+ * processors rather than of work, the team shrinks. */
+static void adapt(el_pool *pool, int64_t run_ns)
+{
+    int64_t waited = take(&pool->waited_ns), missed = take(&pool->missed_ns) - take(&pool->slept_ns);
+    int too_many = pool->watched ? (int)((missed + run_ns * 3 / 4) / run_ns) : 0;
+    pool->watched = waited > run_ns / 4;
+    if (too_many > 0) {
+        pool->team = too_many < pool->team ? pool->team - too_many : 1;
+        pool->rest = pool->next_rest;
+        pool->next_rest = pool->next_rest < LONGEST_REST ? 2 * pool->next_rest : LONGEST_REST;
+    } else if (pool->rest && --pool->rest == 0) {
+        if (pool->team == pool->threads)
+            pool->next_rest = SHORTEST_REST;
+        else
+            pool->team++, pool->rest = SHORTEST_REST;
+    }
+}
+
+void el_pool_let_shrink(el_pool *pool)
+{
+    pool->may_shrink = 1;
+}
+
+int el_pool_team(const el_pool *pool)
+{
+    return pool->team;
 }
 
 int el_pool_run(el_pool *pool, el_team_function function, void *context)
@@ -202,16 +337,14 @@ int el_pool_run(el_pool *pool, el_team_function function, void *context)
     if (restart_after_fork(pool))
         return -1;
     pthread_mutex_lock(&pool->callers);
-    pool->function = function;
-    pool->context = context;
-    meet(pool, SPINS_AT_BARRIER);
-    function(context, (el_team){0, pool->threads});
-    meet(pool, SPINS_AT_BARRIER);
+    int64_t begin_ns = el_now_ns(), begin = pool->watched ? off_processor_ns() : 0;
+    start_run(pool, pool->team, function, context);
+    function(context, (el_team){0, pool->team});
+    el_pool_barrier(pool);
+    if (pool->watched)
+        add(&pool->missed_ns, off_processor_ns() - begin);
+    if (pool->may_shrink)
+        adapt(pool, el_now_ns() - begin_ns);
     pthread_mutex_unlock(&pool->callers);
     return 0;
-}
-
-void el_pool_barrier(el_pool *pool)
-{
-    meet(pool, SPINS_AT_BARRIER);
 }

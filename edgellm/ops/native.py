@@ -83,9 +83,12 @@ def build_info() -> dict[str, str]:
 
 
 class Pool:
-    """C threads that run plans together, the calling thread among them."""
+    """C threads that run plans together, the calling thread among them.
 
-    def __init__(self, threads: int) -> None:
+    may_shrink: while other processes keep its threads from running, runs have fewer, because waiting for those costs more.
+    """
+
+    def __init__(self, threads: int, may_shrink: bool = False) -> None:
         if not 1 <= threads <= MAX_THREADS:
             raise InvalidRequestError(f"threads must be between 1 and {MAX_THREADS}, not {threads}")
         self.threads = threads
@@ -93,6 +96,13 @@ class Pool:
         if not pointer:
             raise NativeError(f"{threads} threads were asked for and the operating system refused to start them; ask for fewer")
         self.pointer = ffi.gc(pointer, lib.el_pool_free)
+        if may_shrink:
+            lib.el_pool_let_shrink(self.pointer)
+
+    @property
+    def team(self) -> int:
+        """How many threads the next run has: `threads`, or fewer while the pool has shrunk."""
+        return int(lib.el_pool_team(self.pointer))
 
 
 class Plan:

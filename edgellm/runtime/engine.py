@@ -61,7 +61,7 @@ class Engine:
         self.path = path
         self.isa = native.choose_isa(isa)
         self.threads = default_threads() if threads is None else threads
-        self._pool = native.Pool(self.threads)
+        self._pool = native.Pool(self.threads, may_shrink=True)
         checkpoint = open_checkpoint(path)
         self.config = LlamaConfig.from_hf(checkpoint.config)
         self.context = _checked_context(context, self.config.max_position_embeddings)

@@ -127,6 +127,23 @@ def fork_then_two_callers() -> None:
         in_child(run_both)
 
 
+def share_one_processor() -> None:
+    """Three threads on one processor: a pool that may shrink comes down to one thread and now and then tries more; another never does."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    chain, pool, fixed = Chain(), native.Pool(3, may_shrink=True), native.Pool(3)
+    plan = chain.record(ISA)
+    expected = chain.replayed(plan, fixed)
+    teams = []
+    for _ in range(60):
+        assert_same_bits("chain", expected, chain.replayed(plan, pool))
+        teams.append(pool.team)
+    assert 1 in teams, teams
+    assert max(teams[teams.index(1) :]) > 1, teams
+    for _ in range(10):
+        chain.replayed(plan, fixed)
+        assert fixed.team == 3
+
+
 def no_room_for_threads() -> None:
     """A pool that can't have all its threads is refused and leaves none behind."""
 

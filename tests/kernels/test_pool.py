@@ -22,6 +22,7 @@ PROGRAMS = (
     programs.fork,
     programs.fork_while_running,
     programs.fork_then_two_callers,
+    programs.share_one_processor,
     programs.no_room_for_threads,
     programs.no_room_for_threads_after_fork,
 )
