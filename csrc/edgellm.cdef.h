@@ -1,7 +1,7 @@
 /* The C interface: read by cffi as it stands, and included by edgellm.h. Plain declarations only.
  *
  * Dimensions: L new tokens in a step, T tokens cached before it, D hidden, H query heads, G key/value heads,
- * E head size, F feed-forward, V vocabulary; a matrix has N rows and K columns, K = 32 J (J groups).
+ * E head size, F feed-forward, V vocabulary; a matrix has N rows and K columns, K = 32 B (B blocks).
  * Buffers need no more than their elements' alignment (64 bytes are faster), are owned by the caller and outlive every
  * plan that names them.
  * Outputs never alias inputs unless a line says so. */
@@ -19,20 +19,24 @@ enum {
 };
 
 /* ---- data ------------------------------------------------------------------------------------------------ */
-enum { EL_INT4, EL_INT4_MIN, EL_INT8 };
+enum {                           /* what a code is worth; edgellm/formats/matrix.py has the equations */
+    EL_INT8, EL_INT4, EL_INT4_MIN, EL_INT3, EL_INT3_MIN, EL_INT2, EL_INT2_MIN,
+    EL_TERNARY, EL_TRITPLANES2, EL_TRITPLANES3, EL_SCHEME_COUNT
+};
 
 typedef struct {                 /* a packed matrix [N, K], in tiles of 16 rows (pack.c says how) */
     const uint8_t *codes;
-    const uint16_t *scales;      /* float16; each tile's and group's 16 scales, then its 16 minimums (int4-min) */
-    int32_t scheme, rows, cols;
+    const uint16_t *scales;      /* float16; for each tile and group 16 scales of each plane, then 16 minimums */
+    int32_t scheme, group;       /* group: columns that share a scale, 32 i or K */
+    int32_t rows, cols;
 } el_matrix;
 
-typedef struct {                 /* L vectors quantized to int8 in groups of 32: x = scale * code */
+typedef struct {                 /* L vectors quantized to int8 in groups: x = scale * code */
     int8_t *codes;               /* [L, K], -127..127 */
-    float *scales;               /* [L, J] */
-    int32_t *offsets;            /* [L, J]: -8 * sum of the group's codes */
-    float *scaled_sums;          /* [L, J]: scale * sum of the group's codes */
-    int32_t cols;
+    float *scales;               /* [L, K / group] */
+    int32_t *offsets;            /* [L, B]: -8 * sum of the block's codes */
+    float *scaled_sums;          /* [L, B]: scale * sum of the block's codes */
+    int32_t cols, group;         /* group: columns that share a scale, 32 or K */
 } el_activation;
 
 typedef struct {                 /* one layer's keys and values, float16 or float32 */
@@ -72,7 +76,8 @@ typedef struct {                 /* out[l, :] = quantize(x[l, :]) */
     el_activation out;
 } el_quantize;
 
-typedef struct {                 /* out[l, n] = sum_k w[n, k] * x[l, k], or, accumulating, out[l, n] += that sum */
+typedef struct {                 /* out[l, n] = sum_k w[n, k] * x[l, k], or, accumulating, out[l, n] += that sum;
+                                  * matmul/matmul_scalar.c says in which order */
     el_matrix w;
     el_activation x;
     float *out;                  /* [L, N] */
@@ -124,13 +129,14 @@ typedef struct {
 } el_op;
 
 /* ---- packing, at load -------------------------------------------------------------------------------------- */
-int64_t el_packed_codes_bytes(int scheme, int64_t rows, int64_t cols);
-int64_t el_packed_scales_bytes(int scheme, int64_t rows, int64_t cols);
+/* Of the matrix that `shape` describes; its pointers are not looked at. */
+int64_t el_packed_codes_bytes(const el_matrix *shape);
+int64_t el_packed_scales_bytes(const el_matrix *shape);
 
-/* Row-major file layout (edgellm/formats/matrix.py) -> tiles. minimums is NULL unless the scheme is int4-min; rows
- * missing from the last tile become zeros. */
-void el_pack(int scheme, int64_t rows, int64_t cols, const uint8_t *codes, const uint16_t *scales,
-             const uint16_t *minimums, uint8_t *packed_codes, uint16_t *packed_scales);
+/* Row-major file layout (edgellm/formats/matrix.py) -> tiles. scales is [N, J, P], J groups a row and P planes;
+ * minimums is [N, J], or NULL where the scheme has none. Rows missing from the last tile become zeros. */
+void el_pack(const el_matrix *shape, const uint8_t *codes, const uint16_t *scales, const uint16_t *minimums,
+             uint8_t *packed_codes, uint16_t *packed_scales);
 
 /* ---- threads and plans --------------------------------------------------------------------------------------- */
 typedef struct el_pool el_pool;

@@ -10,7 +10,8 @@
 #include "edgellm.cdef.h"
 
 #define EL_TILE 16   /* rows of a packed tile, lanes of a float vector */
-#define EL_GROUP 32  /* columns that share a scale */
+#define EL_BLOCK 32  /* columns that kernels handle at a time: groups of weights and of activations are made of blocks */
+#define EL_MAX_PLANES 3
 
 #if defined(__x86_64__)
 #define EL_X86 1
@@ -58,24 +59,97 @@ static inline int64_t el_tiles(int64_t rows)
     return (rows + EL_TILE - 1) / EL_TILE;
 }
 
-/* Code of lane r, column k of a packed group, as an integer weight before its scale. */
-static inline int32_t el_code_at(int scheme, const uint8_t *group, int r, int k)
+/* The cases of a switch over schemes, each with its scheme as a constant: `call` is a macro or function of one. */
+#define EL_SCHEME_CASES(call)                           \
+    case EL_INT8: call(EL_INT8); break;                 \
+    case EL_INT4: call(EL_INT4); break;                 \
+    case EL_INT4_MIN: call(EL_INT4_MIN); break;         \
+    case EL_INT3: call(EL_INT3); break;                 \
+    case EL_INT3_MIN: call(EL_INT3_MIN); break;         \
+    case EL_INT2: call(EL_INT2); break;                 \
+    case EL_INT2_MIN: call(EL_INT2_MIN); break;         \
+    case EL_TERNARY: call(EL_TERNARY); break;           \
+    case EL_TRITPLANES2: call(EL_TRITPLANES2); break;   \
+    case EL_TRITPLANES3: call(EL_TRITPLANES3); break;
+
+/* Trit-planes of a scheme; 1 for integers. */
+static inline int el_planes(int scheme)
 {
-    if (scheme == EL_INT8)
-        return (int32_t)group[k / 4 * 64 + r * 4 + k % 4] - 128;
-    int32_t code = group[k / 8 * 64 + r * 4 + k % 4] >> (k % 8 < 4 ? 0 : 4) & 15;
-    return scheme == EL_INT4 ? code - 8 : code;
+    return scheme == EL_TRITPLANES2 ? 2 : scheme == EL_TRITPLANES3 ? 3 : 1;
 }
 
-static inline int64_t el_group_bytes(int scheme)
+static inline int el_has_min(int scheme)
 {
-    return scheme == EL_INT8 ? EL_TILE * EL_GROUP : EL_TILE * EL_GROUP / 2;
+    return scheme == EL_INT4_MIN || scheme == EL_INT3_MIN || scheme == EL_INT2_MIN;
 }
 
-/* Rows of EL_TILE scales that a tile's group has: the scales, and the minimums of int4-min. */
+/* Bits of a code as packed; a trit takes 2. */
+static inline int el_code_bits(int scheme)
+{
+    switch (scheme) {
+    case EL_INT8: return 8;
+    case EL_INT4: case EL_INT4_MIN: return 4;
+    case EL_INT3: case EL_INT3_MIN: return 3;
+    default: return 2;
+    }
+}
+
+/* The packed code that stands for 0 where there is no minimum. */
+static inline int el_zero(int scheme)
+{
+    switch (scheme) {
+    case EL_INT8: return 128;
+    case EL_INT4: return 8;
+    case EL_INT3: return 4;
+    case EL_INT2: return 2;
+    default: return el_has_min(scheme) ? 0 : 1;
+    }
+}
+
+/* -zero * (sum of a block's codes), from the activation's offset, which is -8 * that sum: what an integer sum over
+ * unsigned codes starts from, so that it ends as the signed one. */
+static inline int32_t el_start(int scheme, int32_t offset)
+{
+    return offset / 8 * el_zero(scheme);
+}
+
+/* Bytes of one plane of a tile's block. */
+static inline int64_t el_plane_bytes(int scheme)
+{
+    return EL_TILE * EL_BLOCK / 8 * el_code_bits(scheme);
+}
+
+/* Bytes of a tile's block: all its planes. */
+static inline int64_t el_block_bytes(int scheme)
+{
+    return el_planes(scheme) * el_plane_bytes(scheme);
+}
+
+/* Rows of EL_TILE scales that a tile's group has: one for each plane, and the minimums. */
 static inline int64_t el_scale_rows(int scheme)
 {
-    return scheme == EL_INT4_MIN ? 2 : 1;
+    return el_planes(scheme) + el_has_min(scheme);
+}
+
+static inline int64_t el_groups(const el_matrix *w)
+{
+    return (w->cols + w->group - 1) / w->group;
+}
+
+/* The packed code of lane r, column k of a block's plane, less the zero: an integer weight before its scale. */
+static inline int32_t el_code_at(int scheme, const uint8_t *plane, int r, int k)
+{
+    int bits = el_code_bits(scheme), lane = r * 4 + k % 4, quad = k / 4;
+    int32_t code;
+    if (bits == 8)
+        code = plane[quad * 64 + lane];
+    else if (bits == 4)
+        code = plane[quad / 2 * 64 + lane] >> quad % 2 * 4 & 15;
+    else
+        code = plane[quad / 4 * 64 + lane] >> quad % 4 * 2 & 3;
+    if (bits == 3)
+        code |= (plane[128 + lane] >> quad & 1) << 2;
+    return code - el_zero(scheme);
 }
 
 /* dispatch.c: the kernel for each op and instruction set; NULL where this build has none. */

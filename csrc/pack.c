@@ -1,56 +1,112 @@
 /* Packing: from the row-major file layout to tiles of 16 rows, in which a lane is a row.
  *
- * int4 codes: [tile][group][block 0..3][lane 0..15][byte 0..3]; byte j of block b holds column 8b + j of the group in its
- * low nibble and column 8b + 4 + j in its high one. int8 codes: [tile][group][block 0..7][lane][byte]; byte j of block b is
- * column 4b + j, stored as code + 128 (unsigned, as vpdpbusd wants its first operand). Scales: [tile][group][lane], with
- * int4-min [tile][group][scale, minimum][lane]. */
+ * A tile is its blocks of 32 columns in order, a block its planes. In a plane, 64 bytes hold 4 columns (a quad, one byte
+ * each) of the 16 lanes, [lane][column % 4], and where codes are narrower than a byte, several quads share those 64 bytes:
+ *   int8   8 x 64 bytes: quad q is bytes 64 q..; code + 128 (unsigned, as vpdpbusd wants its first operand)
+ *   int4   4 x 64 bytes: quad q is in bytes 64 (q / 2).., even quads in the low nibbles
+ *   int2, trits   2 x 64 bytes: quad q is in bytes 64 (q / 4).., at bit 2 (q % 4); a trit is stored as trit + 1
+ *   int3   3 x 64 bytes: the low two bits as int2, then the high bit of quad q at bit q
+ * Scales: [tile][group][plane, then minimum][lane]. */
 #include "edgellm.h"
 
-int64_t el_packed_codes_bytes(int scheme, int64_t rows, int64_t cols)
+#define TRITS_A_BYTE 5
+
+int64_t el_packed_codes_bytes(const el_matrix *shape)
 {
-    return el_tiles(rows) * (cols / EL_GROUP) * el_group_bytes(scheme);
+    return el_tiles(shape->rows) * (shape->cols / EL_BLOCK) * el_block_bytes(shape->scheme);
 }
 
-int64_t el_packed_scales_bytes(int scheme, int64_t rows, int64_t cols)
+int64_t el_packed_scales_bytes(const el_matrix *shape)
 {
-    return el_tiles(rows) * (cols / EL_GROUP) * el_scale_rows(scheme) * EL_TILE * (int64_t)sizeof(uint16_t);
+    return el_tiles(shape->rows) * el_groups(shape) * el_scale_rows(shape->scheme) * EL_TILE * (int64_t)sizeof(uint16_t);
 }
 
-static void pack_int4_group(const uint8_t *pairs, uint8_t *lane)
+static int64_t row_bytes(const el_matrix *m)
 {
-    for (int b = 0; b < 4; b++, pairs += 4, lane += 4 * EL_TILE) { /* columns 0 1, 2 3, 4 5, 6 7 -> 0 4, 1 5, 2 6, 3 7 */
-        lane[0] = (uint8_t)((pairs[0] & 15) | pairs[2] << 4);
-        lane[1] = (uint8_t)(pairs[0] >> 4 | (pairs[2] & 0xf0));
-        lane[2] = (uint8_t)((pairs[1] & 15) | pairs[3] << 4);
-        lane[3] = (uint8_t)(pairs[1] >> 4 | (pairs[3] & 0xf0));
+    if (m->scheme >= EL_TERNARY)
+        return el_planes(m->scheme) * (int64_t)((m->cols + TRITS_A_BYTE - 1) / TRITS_A_BYTE);
+    return (int64_t)m->cols * el_code_bits(m->scheme) / 8;
+}
+
+static void read_trits(const uint8_t *bytes, int64_t first, uint8_t code[EL_BLOCK])
+{
+    unsigned digits = 0;
+    int left = 0;
+    for (int64_t k = first - first % TRITS_A_BYTE; k < first + EL_BLOCK; k++, left--, digits /= 3) {
+        if (!left) {
+            digits = bytes[k / TRITS_A_BYTE];
+            left = TRITS_A_BYTE;
+        }
+        if (k >= first)
+            code[k - first] = (uint8_t)(digits % 3);
     }
 }
 
-static void pack_int8_group(const uint8_t *codes, uint8_t *lane)
+/* The unsigned codes of 32 columns of a row's plane, in order. */
+static inline void read_block(const el_matrix *m, const uint8_t *row, int64_t block, int plane, uint8_t code[EL_BLOCK])
 {
-    for (int b = 0; b < 8; b++)
-        for (int j = 0; j < 4; j++)
-            lane[b * 4 * EL_TILE + j] = codes[4 * b + j] ^ 0x80;
+    int bits = el_code_bits(m->scheme);
+    if (m->scheme >= EL_TERNARY) {
+        read_trits(row + plane * ((m->cols + TRITS_A_BYTE - 1) / TRITS_A_BYTE), block * EL_BLOCK, code);
+    } else if (bits == 8) {
+        for (int k = 0; k < EL_BLOCK; k++)
+            code[k] = row[block * EL_BLOCK + k] ^ 0x80;
+    } else if (bits == 4) {
+        for (int k = 0; k < EL_BLOCK; k++)
+            code[k] = row[block * 16 + k / 2] >> k % 2 * 4 & 15;
+    } else {
+        for (int k = 0; k < EL_BLOCK; k++)
+            code[k] = row[block * 8 + k / 4] >> k % 4 * 2 & 3;
+        if (bits == 3)
+            for (int k = 0; k < EL_BLOCK; k++)
+                code[k] |= (uint8_t)((row[m->cols / 4 + block * 4 + k / 8] >> k % 8 & 1) << 2);
+    }
 }
 
-void el_pack(int scheme, int64_t rows, int64_t cols, const uint8_t *codes, const uint16_t *scales, const uint16_t *minimums,
-             uint8_t *packed_codes, uint16_t *packed_scales)
+/* Writes a lane's 32 codes into its bytes of a plane, which are zero. */
+static inline void place_block(int bits, const uint8_t code[EL_BLOCK], uint8_t *lane)
 {
-    int64_t groups = cols / EL_GROUP, parts = el_scale_rows(scheme), group_bytes = el_group_bytes(scheme);
-    int64_t source_bytes = scheme == EL_INT8 ? EL_GROUP : EL_GROUP / 2;
-    memset(packed_codes, 0, (size_t)el_packed_codes_bytes(scheme, rows, cols));
-    memset(packed_scales, 0, (size_t)el_packed_scales_bytes(scheme, rows, cols));
-    for (int64_t row = 0; row < rows; row++) {
-        int64_t first = row / EL_TILE * groups, lane = row % EL_TILE;
+    int quads = bits == 3 ? 4 : 8 / bits; /* that share a byte */
+    for (int k = 0; k < EL_BLOCK; k++) {
+        int quad = k / 4;
+        lane[quad / quads * 64 + k % 4] |= (uint8_t)((bits == 3 ? code[k] & 3 : code[k]) << (quad % quads * (bits == 3 ? 2 : bits)));
+        if (bits == 3)
+            lane[128 + k % 4] |= (uint8_t)(code[k] >> 2 << quad);
+    }
+}
+
+static void pack_row(const el_matrix *m, const uint8_t *row, uint8_t *lane)
+{
+    int bits = el_code_bits(m->scheme), planes = el_planes(m->scheme);
+    for (int64_t b = 0; b < m->cols / EL_BLOCK; b++)
+        for (int p = 0; p < planes; p++, lane += el_plane_bytes(m->scheme)) {
+            uint8_t code[EL_BLOCK];
+            read_block(m, row, b, p, code);
+            switch (bits) { /* constants, so that the loops unroll */
+            case 8: place_block(8, code, lane); break;
+            case 4: place_block(4, code, lane); break;
+            case 3: place_block(3, code, lane); break;
+            default: place_block(2, code, lane); break;
+            }
+        }
+}
+
+void el_pack(const el_matrix *m, const uint8_t *codes, const uint16_t *scales, const uint16_t *minimums, uint8_t *packed_codes,
+             uint16_t *packed_scales)
+{
+    int64_t groups = el_groups(m), planes = el_planes(m->scheme), parts = el_scale_rows(m->scheme);
+    int64_t tile_bytes = m->cols / EL_BLOCK * el_block_bytes(m->scheme);
+    memset(packed_codes, 0, (size_t)el_packed_codes_bytes(m));
+    memset(packed_scales, 0, (size_t)el_packed_scales_bytes(m));
+    for (int64_t row = 0; row < m->rows; row++) {
+        int64_t tile = row / EL_TILE, lane = row % EL_TILE;
+        pack_row(m, codes + row * row_bytes(m), packed_codes + tile * tile_bytes + lane * 4);
         for (int64_t g = 0; g < groups; g++) {
-            const uint8_t *source = codes + (row * groups + g) * source_bytes;
-            if (scheme == EL_INT8)
-                pack_int8_group(source, packed_codes + (first + g) * group_bytes + lane * 4);
-            else
-                pack_int4_group(source, packed_codes + (first + g) * group_bytes + lane * 4);
-            packed_scales[(first + g) * parts * EL_TILE + lane] = scales[row * groups + g];
+            uint16_t *packed = packed_scales + (tile * groups + g) * parts * EL_TILE + lane;
+            for (int64_t p = 0; p < planes; p++)
+                packed[p * EL_TILE] = scales[(row * groups + g) * planes + p];
             if (minimums)
-                packed_scales[((first + g) * parts + 1) * EL_TILE + lane] = minimums[row * groups + g];
+                packed[planes * EL_TILE] = minimums[row * groups + g];
         }
     }
 }

@@ -19,10 +19,10 @@ void EL_KERNEL(el_rmsnorm_quantize)(const el_args *args, const el_step *step, el
     for (int64_t row = share.begin; row < share.end; row++) {
         const float *x = first + row * cols;
         v16 inverse = v_set1(inverse_rms(x, cols, a->eps));
-        for (int64_t k = 0; k < cols; k += EL_GROUP) {
+        for (int64_t k = 0; k < cols; k += EL_BLOCK) {
             v16 low = v_mul(v_load(a->weight + k), v_mul(v_load(x + k), inverse));
             v16 high = v_mul(v_load(a->weight + k + 16), v_mul(v_load(x + k + 16), inverse));
-            quantize_group(low, high, a->out, row, k / EL_GROUP);
+            quantize_group(low, high, a->out, row, k / EL_BLOCK);
         }
     }
 }

@@ -1,5 +1,8 @@
 /* Integer matrix multiplication, AVX-512 VNNI: a tile's 16 rows are the 16 lanes; vpdpbusd multiplies four unsigned codes a
- * lane with four signed activations, broadcast from memory. Codes unpacked once serve up to 8 tokens. */
+ * lane with four signed activations, broadcast from memory. Codes unpacked once serve up to 8 tokens.
+ *
+ * Narrow codes are masked where they stand rather than shifted down: a quad masked at bit s contributes 2^s times its
+ * product, and the sum, a multiple of 2^s, is shifted once instead. */
 #include "../edgellm.h"
 
 #if EL_X86
@@ -8,6 +11,7 @@ EL_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
 
 #define INLINE static inline __attribute__((always_inline))
 #define MAX_TOKENS 8
+#define PREFETCH_BYTES 8192 /* ahead in the codes, for one token: far enough for memory to answer */
 
 INLINE __m512i four(const int8_t *x)
 {
@@ -16,65 +20,125 @@ INLINE __m512i four(const int8_t *x)
     return _mm512_set1_epi32(bytes);
 }
 
-/* A group's codes as unsigned bytes, four columns a register: unpacked[i] holds columns 4i .. 4i + 3 of the 16 rows. */
-INLINE void unpack(int scheme, const uint8_t *codes, __m512i unpacked[8])
+INLINE __m512i masked(__m512i codes, int mask) { return _mm512_and_si512(codes, _mm512_set1_epi8((char)mask)); }
+
+/* A plane's codes as unsigned bytes, a quad a register: unpacked[q] holds columns 4q .. 4q + 3 of the 16 rows, times
+ * 2^s for int4 (s = 4 in odd quads), int2 and trits (s = 2 (q % 4)). */
+INLINE void unpack(int bits, const uint8_t *plane, __m512i unpacked[8])
 {
-    __m512i nibble = _mm512_set1_epi8(15);
-    if (scheme == EL_INT8) {
-        for (int b = 0; b < 8; b++)
-            unpacked[b] = _mm512_loadu_si512(codes + b * 64);
+    if (bits == 8) {
+        for (int q = 0; q < 8; q++)
+            unpacked[q] = _mm512_loadu_si512(plane + q * 64);
+    } else if (bits == 4) {
+        for (int q = 0; q < 8; q++)
+            unpacked[q] = masked(_mm512_loadu_si512(plane + q / 2 * 64), 15 << q % 2 * 4);
+    } else if (bits == 2) {
+        for (int q = 0; q < 8; q++)
+            unpacked[q] = masked(_mm512_loadu_si512(plane + q / 4 * 64), 3 << q % 4 * 2);
     } else {
-        for (int b = 0; b < 4; b++) {
-            __m512i pair = _mm512_loadu_si512(codes + b * 64);
-            unpacked[2 * b] = _mm512_and_si512(pair, nibble);
-            unpacked[2 * b + 1] = _mm512_and_si512(_mm512_srli_epi16(pair, 4), nibble);
+        __m512i high = _mm512_loadu_si512(plane + 128);
+        for (int q = 0; q < 8; q++) {
+            __m512i low = _mm512_srli_epi16(_mm512_loadu_si512(plane + q / 4 * 64), q % 4 * 2);
+            __m512i bit = q < 2 ? _mm512_slli_epi16(high, 2 - q) : _mm512_srli_epi16(high, q - 2);
+            unpacked[q] = _mm512_or_si512(masked(low, 3), masked(bit, 4));
         }
     }
 }
 
-/* What the sum starts from, so that unsigned codes give the signed sum: -8 sum(x), -128 sum(x), or nothing. */
-INLINE __m512i start(int scheme, int32_t offset)
+/* before + the exact sums over a block of code * x; before: what the signed sum starts from. */
+INLINE __m512i dot(int bits, const __m512i q[8], const int8_t *x, __m512i before)
 {
-    if (scheme == EL_INT4_MIN)
-        return _mm512_setzero_si512();
-    return _mm512_set1_epi32(scheme == EL_INT8 ? offset * 16 : offset);
+    __m512i low, high = _mm512_setzero_si512();
+    if (bits == 2) {
+        low = _mm512_setzero_si512();
+        for (int i = 0; i < 8; i += 4) {
+            low = _mm512_dpbusd_epi32(low, q[i + 1], four(x + i * 4 + 4));
+            high = _mm512_dpbusd_epi32(high, q[i + 3], four(x + i * 4 + 12));
+        }
+        low = _mm512_add_epi32(before, _mm512_srai_epi32(low, 2));
+        high = _mm512_srai_epi32(high, 2);
+        for (int i = 0; i < 8; i += 4) {
+            low = _mm512_dpbusd_epi32(low, q[i], four(x + i * 4));
+            high = _mm512_dpbusd_epi32(high, q[i + 2], four(x + i * 4 + 8));
+        }
+    } else {
+        low = before;
+        for (int i = 0; i < 8; i += 2) {
+            low = _mm512_dpbusd_epi32(low, q[i], four(x + i * 4));
+            high = _mm512_dpbusd_epi32(high, q[i + 1], four(x + i * 4 + 4));
+        }
+    }
+    return _mm512_add_epi32(low, bits == 2 || bits == 4 ? _mm512_srai_epi32(high, 4) : high);
 }
 
 INLINE __m512 widen(const uint16_t *halves) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves)); }
 
-/* acc[i] = one tile times token first + i. */
-INLINE void tile_times_tokens(const el_matmul *a, int scheme, int64_t tile, int64_t first, int tokens, __m512 acc[MAX_TOKENS])
+/* What a group's blocks begin..end - 1 give for tokens first..: part[p][i], as matmul_scalar.c defines it. */
+INLINE void group_parts(const el_matmul *a, int scheme, int per_token, const uint8_t *codes, int64_t begin, int64_t end, int64_t first,
+                        int tokens, __m512 part[EL_MAX_PLANES][MAX_TOKENS])
 {
-    int64_t groups = a->w.cols / EL_GROUP, parts = el_scale_rows(scheme), group_bytes = el_group_bytes(scheme);
-    const uint8_t *codes = a->w.codes + tile * groups * group_bytes;
-    const uint16_t *scales = a->w.scales + tile * groups * parts * EL_TILE;
+    int bits = el_code_bits(scheme), planes = el_planes(scheme);
+    int64_t blocks = a->w.cols / EL_BLOCK;
+    __m512i isum[EL_MAX_PLANES][MAX_TOKENS];
+    for (int p = 0; p < planes; p++)
+        for (int i = 0; i < tokens; i++) {
+            part[p][i] = _mm512_setzero_ps();
+            isum[p][i] = _mm512_setzero_si512();
+        }
+    for (int64_t b = begin; b < end; b++)
+        for (int p = 0; p < planes; p++) {
+            const uint8_t *plane = codes + b * el_block_bytes(scheme) + p * el_plane_bytes(scheme);
+            __m512i unpacked[8];
+            unpack(bits, plane, unpacked);
+            if (tokens == 1)
+                for (int line = 0; line < el_plane_bytes(scheme); line += 64)
+                    _mm_prefetch((const char *)plane + PREFETCH_BYTES + line, _MM_HINT_T0);
+#pragma GCC unroll 8
+            for (int i = 0; i < tokens; i++) {
+                int64_t at = (first + i) * blocks + b;
+                __m512i before = _mm512_set1_epi32(el_start(scheme, a->x.offsets[at]));
+                if (per_token) {
+                    isum[p][i] = dot(bits, unpacked, a->x.codes + at * EL_BLOCK, _mm512_add_epi32(isum[p][i], before));
+                } else {
+                    __m512 sum = _mm512_cvtepi32_ps(dot(bits, unpacked, a->x.codes + at * EL_BLOCK, before));
+                    part[p][i] = _mm512_fmadd_ps(_mm512_set1_ps(a->x.scales[at]), sum, part[p][i]);
+                }
+            }
+        }
+    for (int p = 0; per_token && p < planes; p++)
+        for (int i = 0; i < tokens; i++)
+            part[p][i] = _mm512_mul_ps(_mm512_set1_ps(a->x.scales[first + i]), _mm512_cvtepi32_ps(isum[p][i]));
+}
+
+/* acc[i] = one tile times token first + i. */
+INLINE void tile_times_tokens(const el_matmul *a, int scheme, int per_token, int64_t tile, int64_t first, int tokens,
+                              __m512 acc[MAX_TOKENS])
+{
+    int planes = el_planes(scheme);
+    int64_t blocks = a->w.cols / EL_BLOCK, group_blocks = a->w.group / EL_BLOCK;
+    const uint8_t *codes = a->w.codes + tile * blocks * el_block_bytes(scheme);
+    const uint16_t *scales = a->w.scales + tile * el_groups(&a->w) * el_scale_rows(scheme) * EL_TILE;
     for (int i = 0; i < tokens; i++)
         acc[i] = _mm512_setzero_ps();
-    for (int64_t g = 0; g < groups; g++, codes += group_bytes, scales += parts * EL_TILE) {
-        __m512i unpacked[8];
-        unpack(scheme, codes, unpacked);
-        __m512 scale = widen(scales), minimum = scheme == EL_INT4_MIN ? widen(scales + EL_TILE) : scale;
-#pragma GCC unroll 8
-        for (int i = 0; i < tokens; i++) {
-            int64_t at = (first + i) * groups + g;
-            const int8_t *x = a->x.codes + at * EL_GROUP;
-            __m512i even = start(scheme, a->x.offsets[at]), odd = _mm512_setzero_si512();
-            for (int b = 0; b < 8; b += 2) {
-                even = _mm512_dpbusd_epi32(even, unpacked[b], four(x + b * 4));
-                odd = _mm512_dpbusd_epi32(odd, unpacked[b + 1], four(x + b * 4 + 4));
-            }
-            __m512 isum = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
-            acc[i] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(a->x.scales[at])), isum, acc[i]);
-            if (scheme == EL_INT4_MIN)
-                acc[i] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(a->x.scaled_sums[at]), acc[i]);
-        }
+    for (int64_t begin = 0; begin < blocks; begin += group_blocks, scales += el_scale_rows(scheme) * EL_TILE) {
+        int64_t end = begin + group_blocks < blocks ? begin + group_blocks : blocks;
+        __m512 part[EL_MAX_PLANES][MAX_TOKENS];
+        group_parts(a, scheme, per_token, codes, begin, end, first, tokens, part);
+        for (int p = 0; p < planes; p++)
+            for (int i = 0; i < tokens; i++)
+                acc[i] = _mm512_fmadd_ps(widen(scales + p * EL_TILE), part[p][i], acc[i]);
+        if (el_has_min(scheme))
+            for (int64_t b = begin; b < end; b++)
+                for (int i = 0; i < tokens; i++)
+                    acc[i] = _mm512_fmadd_ps(widen(scales + planes * EL_TILE),
+                                             _mm512_set1_ps(a->x.scaled_sums[(first + i) * blocks + b]), acc[i]);
     }
 }
 
-INLINE void multiply_block(const el_matmul *a, int scheme, int64_t tile, int64_t first, int tokens)
+INLINE void multiply_block(const el_matmul *a, int scheme, int per_token, int64_t tile, int64_t first, int tokens)
 {
     __m512 acc[MAX_TOKENS];
-    tile_times_tokens(a, scheme, tile, first, tokens, acc);
+    tile_times_tokens(a, scheme, per_token, tile, first, tokens, acc);
     int64_t valid = a->w.rows - tile * EL_TILE;
     __mmask16 mask = valid >= EL_TILE ? 0xffff : (__mmask16)((1u << valid) - 1);
     for (int i = 0; i < tokens; i++) {
@@ -84,16 +148,16 @@ INLINE void multiply_block(const el_matmul *a, int scheme, int64_t tile, int64_t
     }
 }
 
-INLINE void multiply(const el_matmul *a, int scheme, el_range tiles, int64_t tokens)
+INLINE void multiply(const el_matmul *a, int scheme, int per_token, el_range tiles, int64_t tokens)
 {
     for (int64_t tile = tiles.begin; tile < tiles.end; tile++) {
         int64_t token = 0;
-        for (; token + 8 <= tokens; token += 8)
-            multiply_block(a, scheme, tile, token, 8);
+        for (; el_planes(scheme) == 1 && token + 8 <= tokens; token += 8)
+            multiply_block(a, scheme, per_token, tile, token, 8);
         for (; token + 4 <= tokens; token += 4)
-            multiply_block(a, scheme, tile, token, 4);
+            multiply_block(a, scheme, per_token, tile, token, 4);
         for (; token < tokens; token++)
-            multiply_block(a, scheme, tile, token, 1);
+            multiply_block(a, scheme, per_token, tile, token, 1);
     }
 }
 
@@ -102,11 +166,12 @@ void el_matmul__avx512vnni(const el_args *args, const el_step *step, el_team tea
     const el_matmul *a = &args->matmul;
     int64_t tokens = a->outputs_only ? step->n_outputs : step->n_tokens;
     el_range tiles = el_share(el_tiles(a->w.rows), team);
-    switch (a->w.scheme) {
-    case EL_INT4: multiply(a, EL_INT4, tiles, tokens); break;
-    case EL_INT4_MIN: multiply(a, EL_INT4_MIN, tiles, tokens); break;
-    case EL_INT8: multiply(a, EL_INT8, tiles, tokens); break;
-    }
+#define MULTIPLY(scheme)                          \
+    if (a->x.group == EL_BLOCK)                   \
+        multiply(a, scheme, 0, tiles, tokens);    \
+    else                                          \
+        multiply(a, scheme, 1, tiles, tokens)
+    switch (a->w.scheme) { EL_SCHEME_CASES(MULTIPLY) }
 }
 
 EL_TARGET_END

@@ -1,33 +1,75 @@
 /* Integer matrix multiplication, scalar: the shortest correct statement, and the bit oracle.
  *
- * out[l, n] = sum over groups g, in order, of fma(scale[n, g] * x_scale[l, g], isum, out) and, with minimums,
- * fma(minimum[n, g], x_scaled_sum[l, g], out); isum is the exact int32 dot product of the group's codes. */
+ * Groups of weights are handled in order, and in each group its planes p and blocks b (of 32 columns) in order:
+ *   isum[p, b] = the exact int32 dot product of the block's codes and the activation's
+ *   part[p]    = sum over b of fma(x_scale[b], isum[p, b], part[p]), from 0;
+ *                or, where a token's activations share one scale, x_scale * (float)(sum over b of isum[p, b])
+ *   out        = fma(scale[p], part[p], out) for each p, and then, with minimums,
+ *                fma(minimum, x_scaled_sum[b], out) for each b. */
 #include "../edgellm.h"
 
-static void group_sums(int scheme, const uint8_t *group, const int8_t *x, int32_t isum[EL_TILE])
+static inline __attribute__((always_inline)) void block_sums(int scheme, const uint8_t *plane, const int8_t *x, int32_t isum[EL_TILE])
 {
-    memset(isum, 0, EL_TILE * sizeof(int32_t));
-    for (int k = 0; k < EL_GROUP; k++)
+    for (int k = 0; k < EL_BLOCK; k++)
         for (int r = 0; r < EL_TILE; r++)
-            isum[r] += el_code_at(scheme, group, r, k) * x[k];
+            isum[r] += el_code_at(scheme, plane, r, k) * x[k];
 }
 
-static void tile_times_vector(const el_matmul *a, int64_t tile, int64_t token, float acc[EL_TILE])
+/* part[p, r] of the group whose blocks are begin..end - 1. */
+static inline __attribute__((always_inline)) void group_parts(const el_matmul *a, int scheme, const uint8_t *codes, int64_t token, int64_t begin, int64_t end,
+                        float part[EL_MAX_PLANES][EL_TILE])
 {
-    int64_t groups = a->w.cols / EL_GROUP, group_bytes = el_group_bytes(a->w.scheme);
-    int64_t parts = el_scale_rows(a->w.scheme);
-    memset(acc, 0, EL_TILE * sizeof(float));
-    for (int64_t g = 0; g < groups; g++) {
-        int64_t at = tile * groups + g, x_at = token * groups + g;
-        const uint16_t *scales = a->w.scales + at * parts * EL_TILE;
-        int32_t isum[EL_TILE];
-        group_sums(a->w.scheme, a->w.codes + at * group_bytes, a->x.codes + x_at * EL_GROUP, isum);
-        for (int r = 0; r < EL_TILE; r++) {
-            acc[r] = fmaf(el_f32_from_f16(scales[r]) * a->x.scales[x_at], (float)isum[r], acc[r]);
-            if (parts == 2)
-                acc[r] = fmaf(el_f32_from_f16(scales[EL_TILE + r]), a->x.scaled_sums[x_at], acc[r]);
+    int64_t blocks = a->w.cols / EL_BLOCK;
+    int per_token = a->x.group != EL_BLOCK;
+    const int8_t *x = a->x.codes + token * a->w.cols;
+    for (int p = 0; p < el_planes(scheme); p++) {
+        int32_t isum[EL_TILE] = {0};
+        memset(part[p], 0, sizeof part[p]);
+        for (int64_t b = begin; b < end; b++) {
+            block_sums(scheme, codes + b * el_block_bytes(scheme) + p * el_plane_bytes(scheme), x + b * EL_BLOCK, isum);
+            if (per_token && b + 1 < end)
+                continue;
+            for (int r = 0; r < EL_TILE; r++)
+                part[p][r] = fmaf(a->x.scales[per_token ? token : token * blocks + b], (float)isum[r], part[p][r]);
+            memset(isum, 0, sizeof isum);
         }
     }
+}
+
+static inline __attribute__((always_inline)) void tile_times_vector(const el_matmul *a, int scheme, int64_t tile, int64_t token,
+                                                                    float acc[EL_TILE])
+{
+    int64_t blocks = a->w.cols / EL_BLOCK, group_blocks = a->w.group / EL_BLOCK;
+    const uint8_t *codes = a->w.codes + tile * blocks * el_block_bytes(scheme);
+    const uint16_t *scales = a->w.scales + tile * el_groups(&a->w) * el_scale_rows(scheme) * EL_TILE;
+    memset(acc, 0, EL_TILE * sizeof(float));
+    for (int64_t begin = 0; begin < blocks; begin += group_blocks) {
+        int64_t end = begin + group_blocks < blocks ? begin + group_blocks : blocks;
+        float part[EL_MAX_PLANES][EL_TILE];
+        group_parts(a, scheme, codes, token, begin, end, part);
+        for (int p = 0; p < el_planes(scheme); p++, scales += EL_TILE)
+            for (int r = 0; r < EL_TILE; r++)
+                acc[r] = fmaf(el_f32_from_f16(scales[r]), part[p][r], acc[r]);
+        if (!el_has_min(scheme))
+            continue;
+        for (int64_t b = begin; b < end; b++)
+            for (int r = 0; r < EL_TILE; r++)
+                acc[r] = fmaf(el_f32_from_f16(scales[r]), a->x.scaled_sums[token * blocks + b], acc[r]);
+        scales += EL_TILE;
+    }
+}
+
+static inline __attribute__((always_inline)) void multiply(const el_matmul *a, int scheme, el_range tiles, int64_t tokens)
+{
+    for (int64_t tile = tiles.begin; tile < tiles.end; tile++)
+        for (int64_t token = 0; token < tokens; token++) {
+            float acc[EL_TILE];
+            tile_times_vector(a, scheme, tile, token, acc);
+            for (int64_t n = tile * EL_TILE; n < a->w.rows && n < (tile + 1) * EL_TILE; n++) {
+                float *out = a->out + token * a->w.rows + n;
+                *out = (a->accumulate ? *out : 0.0f) + acc[n % EL_TILE];
+            }
+        }
 }
 
 void el_matmul__scalar(const el_args *args, const el_step *step, el_team team)
@@ -35,13 +77,6 @@ void el_matmul__scalar(const el_args *args, const el_step *step, el_team team)
     const el_matmul *a = &args->matmul;
     int64_t tokens = a->outputs_only ? step->n_outputs : step->n_tokens;
     el_range tiles = el_share(el_tiles(a->w.rows), team);
-    for (int64_t tile = tiles.begin; tile < tiles.end; tile++)
-        for (int64_t token = 0; token < tokens; token++) {
-            float acc[EL_TILE];
-            tile_times_vector(a, tile, token, acc);
-            for (int64_t n = tile * EL_TILE; n < a->w.rows && n < (tile + 1) * EL_TILE; n++) {
-                float *out = a->out + token * a->w.rows + n;
-                *out = (a->accumulate ? *out : 0.0f) + acc[n % EL_TILE];
-            }
-        }
+#define MULTIPLY(scheme) multiply(a, scheme, tiles, tokens)
+    switch (a->w.scheme) { EL_SCHEME_CASES(MULTIPLY) }
 }

@@ -87,7 +87,7 @@ def _lossless(blocks: U8, scheme: Scheme) -> QuantizedMatrix:
     scales = blocks[:, :, 0:2].copy().view("<f2")[:, :, 0]
     minimums = blocks[:, :, 2:4].copy().view("<f2")[:, :, 0] if scheme.has_min else None
     codes = blocks[:, :, 4 if scheme.has_min else 2 :]
-    if scheme.bits == 8:
+    if scheme is INT8:
         return QuantizedMatrix(scheme, codes.reshape(rows, -1).view(np.int8), scales)
     even, odd = codes[:, :, 0::2], codes[:, :, 1::2]
     neighbours = np.concatenate([(even & 15) | (odd << 4), (even >> 4) | (odd & 0xF0)], axis=-1)

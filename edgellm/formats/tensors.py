@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from edgellm.formats.checkpoint import Tensor
-from edgellm.formats.matrix import SCHEMES, QuantizedMatrix, Scheme
+from edgellm.formats.matrix import QuantizedMatrix, Scheme
 
 FLOAT_BYTES = {"float32": 4, "float16": 2}
 
@@ -34,7 +34,7 @@ class TensorSpec:
     @property
     def scheme(self) -> Scheme | None:
         """The quantization scheme; None for a float tensor."""
-        return next((scheme for scheme in SCHEMES if str(scheme) == self.form), None)
+        return None if self.form in FLOAT_BYTES else Scheme.parse(self.form)
 
     @property
     def weights(self) -> int:
@@ -46,7 +46,8 @@ class TensorSpec:
         """Bytes stored: the floats, or the codes, scales and minimums."""
         if self.scheme is None:
             return self.weights * FLOAT_BYTES[self.form]
-        return int(self.weights * self.scheme.bits_per_weight) // 8
+        rows, cols = self.shape
+        return self.scheme.nbytes(rows, cols)
 
 
 class LazyTensors(Mapping[str, Tensor]):

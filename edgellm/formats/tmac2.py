@@ -31,7 +31,7 @@ from edgellm.errors import EdgeLLMError, ModelFileError, UnsupportedModelError
 from edgellm.formats.atomic import replacing
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.llama import in_model_order
-from edgellm.formats.matrix import QuantizedMatrix, Scheme
+from edgellm.formats.matrix import BLOCK, QuantizedMatrix, Scheme
 from edgellm.formats.safetensors_file import DTYPES, SafetensorsFile, open_safetensors
 from edgellm.formats.tensors import FLOAT_BYTES, LazyTensors, TensorSpec
 
@@ -113,8 +113,8 @@ def _parts(name: str, spec: TensorSpec) -> list[_Part]:
     if scheme is None:
         return [_Part(name, FLOAT_DTYPES[spec.form], spec.shape)]
     rows, cols = spec.shape
-    groups = (rows, cols // scheme.group)
-    codes = _Part(f"{name}.codes", "I8" if scheme.bits == 8 else "U8", (rows, cols * scheme.bits // 8))
+    groups = scheme.scales_shape(rows, cols)
+    codes = _Part(f"{name}.codes", "I8" if scheme.family == "int8" else "U8", (rows, scheme.code_bytes(cols)))
     return [codes, *(_Part(f"{name}.{kind}", "F16", groups) for kind in ("scales", "minimums")[: 1 + scheme.has_min])]
 
 
@@ -207,13 +207,13 @@ def _json_object(file: SafetensorsFile, key: str) -> dict[str, Any]:
 
 def _spec(file: SafetensorsFile, name: str, form: Any) -> TensorSpec:
     """The spec of a tensor, its shape taken from its first stored part."""
-    scheme = None if form in tuple(FLOAT_BYTES) else Scheme.parse(form)
+    scheme = None if form in tuple(FLOAT_BYTES) else Scheme.parse(str(form))
     first = file.tensors.get(name if scheme is None else f"{name}.codes")
     if first is None or (scheme is not None and len(first.shape) != 2):
         raise ModelFileError(f"tensor {name} ({form}) is missing or misshapen")
-    shape = first.shape if scheme is None else (first.shape[0], first.shape[1] * (8 // scheme.bits))
-    if scheme is not None and shape[1] % scheme.group:
-        raise ModelFileError(f"tensor {name} has {shape[1]} columns; {form} needs a multiple of {scheme.group}")
+    shape = first.shape if scheme is None else (first.shape[0], scheme.cols(first.shape[1]))
+    if scheme is not None and (shape[1] % BLOCK or scheme.code_bytes(shape[1]) != first.shape[1]):
+        raise ModelFileError(f"tensor {name} ({form}) has rows of {first.shape[1]} bytes of codes, which is no multiple of {BLOCK} columns")
     return TensorSpec(shape, form, form)
 
 

@@ -1,20 +1,20 @@
 """What an op is called with: the buffers, and the protocol that every set of ops implements.
 
 Dimensions: L new tokens in a step, T tokens cached before it, D hidden, H query heads, G key/value heads, E head size,
-F feed-forward, V vocabulary; matrices are [N, K] with J = K / 32 groups. Buffers have room for the largest L; ops read
-how many tokens there are from the step.
+F feed-forward, V vocabulary; matrices are [N, K] with B = K / 32 blocks of columns. Buffers have room for the largest L; ops
+read how many tokens there are from the step.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.formats.matrix import QuantizedMatrix, Scheme, pack_nibbles
+from edgellm.formats.matrix import BLOCK, INTEGER_BITS, QuantizedMatrix, Scheme, pack_codes
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -23,7 +23,6 @@ U8 = npt.NDArray[np.uint8]
 F16 = npt.NDArray[np.float16]
 
 TILE = 16  # rows of a packed tile
-GROUP = 32  # columns that share a scale
 HEADS_AT_ONCE = 4  # query heads that attention handles together, each with a row of scratch
 MAX_HEAD_DIM = 256  # of E
 
@@ -56,10 +55,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Activation:
-    """Vectors quantized to int8 in groups of 32: x = scale * code.
+    """Vectors quantized to int8, x = scale * code, in groups of 32 columns or with one scale a token.
 
-    codes int8 [L, K]; scales float32 [L, J]; offsets int32 [L, J]: -8 * the sum of the group's codes;
-    scaled_sums float32 [L, J]: scale * that sum. `exact`, float32 [L, K], is there only where a reference run keeps the
+    codes int8 [L, K]; scales float32 [L, B], or [L, 1] per token; offsets int32 [L, B]: -8 * the sum of the block's codes;
+    scaled_sums float32 [L, B]: scale * that sum. `exact`, float32 [L, K], is there only where a reference run keeps the
     unquantized vectors instead.
     """
 
@@ -68,6 +67,11 @@ class Activation:
     offsets: I32
     scaled_sums: F32
     exact: F32 | None = None
+
+    @property
+    def group(self) -> int:
+        """Columns that share a scale: 32, or all."""
+        return int(self.codes.shape[1] // self.scales.shape[1])
 
 
 @dataclass(frozen=True)
@@ -87,17 +91,20 @@ class PackedMatrix:
 
     def unpack(self) -> QuantizedMatrix:
         """The row-major matrix again: the packed layout, stated in NumPy."""
-        tiles, groups = -(-self.rows // TILE), self.cols // GROUP
-        if self.scheme.bits == 8:
-            blocks = self.codes.reshape(tiles, groups, 8, TILE, 4)
-            codes: U8 | I8 = (blocks ^ 0x80).transpose(0, 3, 1, 2, 4).reshape(tiles * TILE, self.cols).view(np.int8)[: self.rows]
-        else:
-            blocks = self.codes.reshape(tiles, groups, 4, TILE, 4)
-            halves = np.stack([blocks & 15, blocks >> 4], axis=3)  # [tile, group, block, half, lane, byte]
-            codes = pack_nibbles(halves.transpose(0, 4, 1, 2, 3, 5).reshape(tiles * TILE, self.cols)[: self.rows])
-        parts = self.scales.reshape(tiles, groups, -1, TILE).transpose(2, 0, 3, 1).reshape(-1, tiles * TILE, groups)
-        parts = np.ascontiguousarray(parts[:, : self.rows])
-        return QuantizedMatrix(self.scheme, codes, parts[0], parts[1] if self.scheme.has_min else None)
+        tiles, groups, planes = -(-self.rows // TILE), self.scheme.groups(self.cols), self.scheme.planes
+        lanes = self.codes.reshape(tiles, self.cols // BLOCK, planes, -1, TILE, 4)  # [tile, block, plane, 64 bytes, lane, byte]
+        quads = _quads(self.scheme, lanes)  # [tile, block, plane, quad, lane, byte]
+        codes = quads.transpose(2, 0, 4, 1, 3, 5).reshape(planes, tiles * TILE, self.cols)[:, : self.rows]
+        parts = self.scales.reshape(tiles, groups, -1, TILE).transpose(0, 3, 1, 2).reshape(tiles * TILE, groups, -1)[: self.rows]
+        scales, minimums = parts[:, :, :planes], parts[:, :, planes:]
+        return QuantizedMatrix(
+            self.scheme,
+            pack_codes(self.scheme, codes),
+            np.ascontiguousarray(scales[: 1 if self.scheme.group == "tensor" else None]).reshape(
+                self.scheme.scales_shape(self.rows, self.cols)
+            ),
+            np.ascontiguousarray(minimums[:, :, 0]) if self.scheme.has_min else None,
+        )
 
     @cached_property
     def unpacked(self) -> QuantizedMatrix:
@@ -149,5 +156,20 @@ class Ops(Protocol):
 def packed_bytes(scheme: Scheme, rows: int, cols: int) -> tuple[int, int]:
     """Bytes of (codes, scales) of a packed matrix."""
     lanes = -(-rows // TILE) * TILE
-    scales = lanes * (cols // GROUP) * (4 if scheme.has_min else 2)
-    return lanes * cols * scheme.bits // 8, scales
+    bits = 2 * scheme.planes if scheme.is_trits else INTEGER_BITS[scheme.family]
+    return lanes * cols * bits // 8, 2 * lanes * scheme.groups(cols) * (scheme.planes + scheme.has_min)
+
+
+def _quads(scheme: Scheme, lanes: U8) -> npt.NDArray[Any]:
+    """Bytes [tile, block, plane, 64 bytes, lane, byte] -> codes [tile, block, plane, quad, lane, byte], as csrc/pack.c has them."""
+    if scheme.family == "int8":
+        return (lanes ^ 0x80).view(np.int8)
+    if scheme.family == "int3":
+        return _spread(lanes[:, :, :, :2], 2) | _spread(lanes[:, :, :, 2:], 1) << 2
+    return _spread(lanes, 2 if scheme.is_trits else INTEGER_BITS[scheme.family])
+
+
+def _spread(lanes: U8, bits: int) -> U8:
+    """The quads that share each 64 bytes, one after the other."""
+    quads = np.stack([lanes >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)], axis=4)
+    return quads.reshape(*lanes.shape[:3], -1, *lanes.shape[4:])

@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.errors import InvalidRequestError, NativeError
-from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix
+from edgellm.formats.matrix import BLOCK, QuantizedMatrix, Scheme
 from edgellm.ops.interface import (
     F16,
     F32,
-    GROUP,
     HEADS_AT_ONCE,
     I32,
     MAX_HEAD_DIM,
@@ -48,7 +47,6 @@ MAX_THREADS = 256
 READ_BLOCK: int = lib.EL_READ_BLOCK
 """`read` takes a multiple of so many bytes."""
 
-_SCHEME_IDS = {INT4: lib.EL_INT4, INT4_MIN: lib.EL_INT4_MIN, INT8: lib.EL_INT8}
 _OP_NAMES = {getattr(lib, f"EL_OP_{name.upper()}"): name for name in (
     "embed", "rmsnorm_quantize", "quantize", "matmul", "rope", "cache_append", "attention", "swiglu_quantize")}  # fmt: skip
 
@@ -161,22 +159,27 @@ def replay(bound: CData) -> None:
 def pack(matrix: QuantizedMatrix, codes: U8, scales: F16) -> PackedMatrix:
     """Arrange a row-major matrix into tiles, into the given flat buffers (sizes: `interface.packed_bytes`)."""
     rows, cols = matrix.shape
-    if matrix.scheme not in _SCHEME_IDS or cols % GROUP:
-        raise InvalidRequestError(f"no kernel takes a {rows} x {cols} matrix as {matrix.scheme}; columns must be a multiple of {GROUP}")
-    groups = (rows, cols // GROUP)
+    scheme = matrix.scheme
+    if cols % BLOCK or not rows or not cols:
+        raise InvalidRequestError(f"no kernel takes a {rows} x {cols} matrix as {scheme}; columns must be a multiple of {BLOCK}")
     parts = [matrix.scales] if matrix.minimums is None else [matrix.scales, matrix.minimums]
-    if len(parts) != 1 + matrix.scheme.has_min or any(part.dtype != np.float16 or part.shape != groups for part in parts):
+    shape = scheme.scales_shape(rows, cols)
+    if len(parts) != 1 + scheme.has_min or any(part.dtype != np.float16 or part.shape != shape for part in parts):
         found = ", ".join(f"{part.dtype} {part.shape}" for part in parts)
-        raise InvalidRequestError(f"{rows} x {cols} as {matrix.scheme} has float16 {groups} scales (and minimums), not {found}")
-    scheme = _SCHEME_IDS[matrix.scheme]
-    expected = lib.el_packed_codes_bytes(scheme, rows, cols), lib.el_packed_scales_bytes(scheme, rows, cols)
+        raise InvalidRequestError(f"{rows} x {cols} as {scheme} has float16 {shape} scales (and minimums), not {found}")
+    packed = PackedMatrix(scheme, rows, cols, codes, scales)
+    described = ffi.new("el_matrix *")
+    _describe_matrix(described, packed)
+    expected = lib.el_packed_codes_bytes(described), lib.el_packed_scales_bytes(described)
     if (codes.nbytes, scales.nbytes) != expected:
-        raise InvalidRequestError(f"packing {rows} x {cols} as {matrix.scheme} needs {expected} bytes, not {(codes.nbytes, scales.nbytes)}")
+        raise InvalidRequestError(f"packing {rows} x {cols} as {scheme} needs {expected} bytes, not {(codes.nbytes, scales.nbytes)}")
+    if scheme.group == "tensor":
+        parts = [np.repeat(part, rows, axis=0) for part in parts]
     sources = [np.require(part, requirements=["C", "A"]) for part in (matrix.codes, *parts)]
     pointers = [_pointer("uint8_t *", sources[0]), *(_pointer("uint16_t *", part) for part in sources[1:])]
-    minimums = pointers[2] if matrix.scheme.has_min else ffi.NULL
-    lib.el_pack(scheme, rows, cols, pointers[0], pointers[1], minimums, _pointer("uint8_t *", codes), _pointer("uint16_t *", scales))
-    return PackedMatrix(matrix.scheme, rows, cols, codes, scales)
+    minimums = pointers[2] if scheme.has_min else ffi.NULL
+    lib.el_pack(described, pointers[0], pointers[1], minimums, _pointer("uint8_t *", codes), _pointer("uint16_t *", scales))
+    return packed
 
 
 def exp(x: F32, isa: str) -> F32:
@@ -216,21 +219,32 @@ def _fill_matrix(field: CData, matrix: PackedMatrix) -> None:
     expected, found = packed_bytes(matrix.scheme, matrix.rows, matrix.cols), (matrix.codes.nbytes, matrix.scales.nbytes)
     if found != expected:
         raise InvalidRequestError(f"{matrix.rows} x {matrix.cols} packed as {matrix.scheme} has {expected} bytes, not {found}")
+    _describe_matrix(field, matrix)
     field.codes, field.scales = _pointer("uint8_t *", matrix.codes), _pointer("uint16_t *", matrix.scales)
-    field.scheme, field.rows, field.cols = _SCHEME_IDS[matrix.scheme], matrix.rows, matrix.cols
+
+
+def _describe_matrix(field: CData, matrix: PackedMatrix) -> None:
+    """All but the pointers."""
+    field.scheme, field.rows, field.cols = _scheme_id(matrix.scheme), matrix.rows, matrix.cols
+    field.group = min(matrix.scheme.group, matrix.cols) if isinstance(matrix.scheme.group, int) else matrix.cols
+
+
+def _scheme_id(scheme: Scheme) -> int:
+    name = f"EL_{scheme.family.upper()}{'_MIN' if scheme.has_min else ''}"
+    return int(getattr(lib, name))
 
 
 def _fill_activation(field: CData, a: Activation) -> None:
     cols = a.codes.shape[1]
-    if cols % GROUP:
-        raise InvalidRequestError(f"activations of {cols} columns can't be quantized in groups of {GROUP}")
+    if cols % BLOCK:
+        raise InvalidRequestError(f"activations of {cols} columns can't be quantized in blocks of {BLOCK}")
     _check("activation codes", a.codes, np.int8, cols)
-    _check("activation scales", a.scales, np.float32, cols // GROUP)
-    _check("activation offsets", a.offsets, np.int32, cols // GROUP)
-    _check("activation scaled_sums", a.scaled_sums, np.float32, cols // GROUP)
+    _check("activation scales", a.scales, np.float32, 1 if a.group == cols else cols // BLOCK)
+    _check("activation offsets", a.offsets, np.int32, cols // BLOCK)
+    _check("activation scaled_sums", a.scaled_sums, np.float32, cols // BLOCK)
     field.codes, field.scales = _pointer("int8_t *", a.codes), _pointer("float *", a.scales)
     field.offsets, field.scaled_sums = _pointer("int32_t *", a.offsets), _pointer("float *", a.scaled_sums)
-    field.cols = cols
+    field.cols, field.group = cols, a.group
 
 
 def _fill_cache(field: CData, cache: CacheLayer) -> None:

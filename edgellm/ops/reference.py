@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.ops.interface import F32, GROUP, I32, Activation, CacheLayer, PackedMatrix, Step
+from edgellm.formats.matrix import BLOCK
+from edgellm.ops.interface import F32, I32, Activation, CacheLayer, PackedMatrix, Step
 
 F64 = npt.NDArray[np.float64]
 
@@ -21,12 +22,12 @@ def quantize_rows(out: Activation, x: F64) -> None:
     length, cols = x.shape
     if out.exact is not None:
         out.exact[:length] = x
-    groups = x.astype(np.float32).reshape(length, cols // GROUP, GROUP)
+    groups = x.astype(np.float32).reshape(length, out.scales.shape[1], out.group)
     largest = np.abs(groups).max(axis=2)
     inverse = np.zeros_like(largest)
     np.divide(np.float32(127), largest, out=inverse, where=largest > np.float32(1e-30))
     codes = np.clip(np.rint(groups * inverse[:, :, None]), -127, 127)
-    sums = codes.sum(axis=2).astype(np.int32)
+    sums = codes.reshape(length, cols // BLOCK, BLOCK).sum(axis=2).astype(np.int32)
     out.codes[:length] = codes.reshape(length, cols)
     out.scales[:length] = largest / np.float32(127)
     out.offsets[:length] = -8 * sums
@@ -68,9 +69,9 @@ class Reference:
         if x.exact is not None and not self.quantize_activations:
             vectors = x.exact[:length].astype(np.float64)
         else:
-            groups = x.codes[:length].astype(np.float64).reshape(length, w.cols // GROUP, GROUP) * x.scales[:length, :, None]
+            groups = x.codes[:length].astype(np.float64).reshape(length, x.scales.shape[1], x.group) * x.scales[:length, :, None]
             vectors = groups.reshape(length, w.cols)
-        product = vectors @ w.unpacked.dequantize().T.astype(np.float64)
+        product = vectors @ w.unpacked.dequantize(np.float64).T
         out[:length] = out[:length] + product if accumulate else product
 
     def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:

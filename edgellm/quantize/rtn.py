@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgellm.errors import UnsupportedModelError
-from edgellm.formats.matrix import F32, INT8, QuantizedMatrix
+from edgellm.formats.matrix import BLOCK, F32, INT8, QuantizedMatrix
 
 LARGEST_CODE = 127
 
@@ -16,9 +16,9 @@ def quantize_int8(name: str, weights: F32) -> QuantizedMatrix:
     name: of the tensor, for the error: UnsupportedModelError if K is no multiple of 32, or a weight is not finite or too large for a scale.
     """
     rows, cols = weights.shape
-    if cols % INT8.group:
-        raise UnsupportedModelError(f"tensor {name} has {cols} columns; {INT8} needs a multiple of {INT8.group}")
-    groups = weights.reshape(rows, cols // INT8.group, INT8.group)
+    if cols % BLOCK:
+        raise UnsupportedModelError(f"tensor {name} has {cols} columns; {INT8} needs a multiple of {BLOCK}")
+    groups = weights.reshape(rows, cols // BLOCK, BLOCK)
     largest = np.maximum(groups.max(axis=-1), -groups.min(axis=-1))
     with np.errstate(over="ignore"):  # what overflows is refused below
         scales = (largest / np.float32(LARGEST_CODE)).astype(np.float16)

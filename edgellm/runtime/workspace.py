@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.errors import InvalidRequestError
+from edgellm.formats.matrix import BLOCK
 from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import DecoderState
 from edgellm.model.rope import cos_sin
-from edgellm.ops.interface import GROUP, HEADS_AT_ONCE, Activation, CacheLayer
+from edgellm.ops.interface import HEADS_AT_ONCE, Activation, CacheLayer
 
 _ALIGNMENT = 64  # bytes: a cache line, and an AVX-512 register
 
@@ -53,7 +54,7 @@ def aligned(nbytes: int) -> int:
 
 
 def _activation(arena: Arena, length: int, cols: int, exact: bool) -> Activation:
-    groups = cols // GROUP
+    groups = cols // BLOCK
     return Activation(
         codes=arena.empty((length, cols), np.int8),
         scales=arena.empty((length, groups), np.float32),

@@ -6,9 +6,10 @@ So a chain of n fused multiply-adds over terms t_i that had m roundings each lie
 order, and a sum of positive terms within gamma(n + m) of it relatively. The reference is computed in float64 (its own n 2^-53 is below
 u for every n here) and rounded once: + u |result|.
 
-matmul     each group g adds fma(scale x_scale, isum, .), isum exact: J fmas, 1 rounding in the product of the scales. With minimums
-           J more fmas, whose x_scaled_sum had 2 roundings. The accumulated sum and the reference's float32 weights add one each:
-           gamma(2 J + 5) (sum_k (|scale code| + |minimum|) |x_k| + |before|).
+matmul     a group's part is a chain of at most B_g fmas over exact isums, each isum rounded once where it passes 2^24; the J groups'
+           P parts are a chain of J P fmas, and with minimums of B more, whose x_scaled_sum had 2 roundings. Adding to what was
+           there rounds once: gamma(B_g + J P + 4), with minimums gamma(B_g + J P + B + 4), times
+           sum_k (sum_p |scale_p code_p| + |minimum|) |x_k| + |before|.
 norm       K / 16 fmas a lane and 4 additions sum squares, which are positive: gamma(K / 16 + 4) relatively, halved by the root, then
            +eps, / K, root, 1 / ., times x, times weight.
 exp        r = x - n ln 2 is off by u |r| at most, |r| <= 0.35; Horner's last step rounds by u, the one before by u |r| / e^r <= 0.42 u,
@@ -27,6 +28,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgellm.formats.matrix import BLOCK, Scheme
+
 F64 = npt.NDArray[np.float64]
 
 U = 2.0**-24
@@ -40,9 +43,12 @@ def gamma(n: int) -> float:
     return n * U / (1 - n * U)
 
 
-def matmul(magnitudes: F64, groups: int) -> F64:
-    """magnitudes: sum_k (|scale code| + |minimum|) |x_k|, and what was accumulated to."""
-    return gamma(2 * groups + 5) * magnitudes + groups * TINY
+def matmul(magnitudes: F64, scheme: Scheme, cols: int) -> F64:
+    """magnitudes: sum_k (sum_p |scale_p code_p| + |minimum|) |x_k|, and what was accumulated to."""
+    blocks, groups = cols // BLOCK, scheme.groups(cols)
+    longest = min(blocks, scheme.group // BLOCK) if isinstance(scheme.group, int) else blocks
+    roundings = longest + groups * scheme.planes + scheme.has_min * blocks + 4
+    return gamma(roundings) * magnitudes + roundings * TINY
 
 
 def norm(cols: int) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.formats.matrix import QuantizedMatrix
+from edgellm.formats.matrix import BLOCK, QuantizedMatrix
 from edgellm.ops import native
-from edgellm.ops.interface import GROUP, Activation, CacheLayer, PackedMatrix, packed_bytes
+from edgellm.ops.interface import Activation, CacheLayer, PackedMatrix, packed_bytes
 
 Array = npt.NDArray[Any]
 
@@ -80,7 +80,7 @@ class Space:
 
     def activation_output(self, rows: int, cols: int) -> Activation:
         """Room for quantized rows; the reference also leaves them unquantized in `exact`."""
-        groups = cols // GROUP
+        groups = cols // BLOCK
         return Activation(
             codes=self.output(rows, cols, dtype=np.int8),
             scales=self.output(rows, groups),
@@ -91,7 +91,7 @@ class Space:
 
     def activation(self, codes: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> Activation:
         """Quantized rows as an input, their sums derived as csrc/edgellm.cdef.h defines them."""
-        sums = codes.reshape(*scales.shape, GROUP).sum(axis=2, dtype=np.int32)
+        sums = codes.reshape(len(codes), -1, BLOCK).sum(axis=2, dtype=np.int32)
         with np.errstate(all="ignore"):  # extreme scales overflow, as in the kernels
             scaled_sums = scales * sums.astype(np.float32)
         return Activation(self.input(codes), self.input(scales), self.input(-8 * sums), self.input(scaled_sums))

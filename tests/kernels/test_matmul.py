@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgellm.formats.matrix import INT4, INT4_MIN, INT8, SCHEMES, QuantizedMatrix, Scheme
-from edgellm.ops.interface import GROUP, Ops
+from edgellm.formats.matrix import BLOCK, INT8, QuantizedMatrix, Scheme
+from edgellm.ops.interface import Ops
 from tests.kernels import bounds
 from tests.kernels.calls import Results, assert_same_bits, assert_within, native_results, reference_results, step
-from tests.kernels.data import F32, I8, quantized, random_activation, random_matrix
+from tests.kernels.data import F32, I8, SCHEMES, code_range, quantized, random_activation, random_matrix
 from tests.kernels.space import Space
 
 MODEL_SHAPES = [(576, 576), (192, 576), (1536, 576), (576, 1536)]
-ODD = range(1, 130, 2)
+ODD = (1, 3, 5, 7, 9, 15, 17, 23, 31, 33, 47, 63, 65, 97, 127, 129)
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,33 @@ class Embed:
         return {"out": out[:-1]}
 
 
-def random_matmul(seed: int, scheme: Scheme, rows: int, cols: int, length: int, accumulate: bool = False) -> Matmul:
+def random_matmul(
+    seed: int, scheme: Scheme, rows: int, cols: int, length: int, accumulate: bool = False, per_token: bool = False
+) -> Matmul:
     rng = np.random.default_rng([seed, rows, cols, length])
     before = rng.normal(0, 3, (length, rows)).astype(np.float32) if accumulate else None
-    return Matmul(random_matrix(rng, scheme, rows, cols), *random_activation(rng, length, cols), before)
+    return Matmul(random_matrix(rng, scheme, rows, cols), *random_activation(rng, length, cols, per_token), before)
+
+
+def largest_weights(w: QuantizedMatrix) -> npt.NDArray[np.float64]:
+    """sum_p |scale_p code_p| + |minimum|, [N, K]."""
+    cols = w.shape[1]
+    group = w.scheme.group if isinstance(w.scheme.group, int) else cols
+    levels = np.abs(w.integer_codes().astype(np.float64) - w.scheme.zero)
+    scales = np.abs(w.scales.reshape(*w.scales.shape[:2], -1).astype(np.float64))
+    weights = np.einsum("pnk,nkp->nk", levels, np.repeat(scales, group, axis=1)[:, :cols].repeat(len(w.codes) // len(scales), axis=0))
+    if w.minimums is not None:
+        weights += np.repeat(np.abs(w.minimums.astype(np.float64)), group, axis=1)[:, :cols]
+    return np.asarray(weights)
 
 
 def assert_near_reference(call: Matmul, got: Results) -> None:
-    length, (rows, cols) = len(got["out"]), call.w.shape
-    codes = call.w.integer_codes().reshape(rows, -1, GROUP).astype(np.float64) - 8 * (call.w.scheme == INT4)
-    weights = np.abs(codes) * np.abs(call.w.scales.astype(np.float64))[:, :, None]
-    if call.w.minimums is not None:
-        weights += np.abs(call.w.minimums.astype(np.float64))[:, :, None]
-    vectors = np.abs(call.codes[:length].reshape(length, cols // GROUP, GROUP)) * call.scales[:length, :, None].astype(np.float64)
-    magnitudes = vectors.reshape(length, cols) @ weights.reshape(rows, cols).T
+    length, cols, groups = len(got["out"]), call.w.shape[1], call.scales.shape[1]
+    vectors = np.abs(call.codes[:length].reshape(length, groups, cols // groups)) * call.scales[:length, :, None].astype(np.float64)
+    magnitudes = vectors.reshape(length, cols) @ largest_weights(call.w).T
     if call.before is not None:
         magnitudes += np.abs(call.before)
-    assert_within(call, "out", reference_results(call)["out"], got["out"], bounds.matmul(magnitudes, cols // GROUP))
+    assert_within(call, "out", reference_results(call)["out"], got["out"], bounds.matmul(magnitudes, call.w.scheme, cols))
 
 
 def check(call: Matmul, isa: str, threads: int = 1) -> None:
@@ -93,7 +103,7 @@ def test_odd_numbers_of_tokens_and_those_around_the_blocks(isa: str, scheme: Sch
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_every_number_of_groups(isa: str, scheme: Scheme) -> None:
     for groups in ODD:
-        check(random_matmul(3, scheme, rows=19, cols=GROUP * groups, length=3), isa)
+        check(random_matmul(3, scheme, rows=19, cols=BLOCK * groups, length=3), isa)
 
 
 @pytest.mark.parametrize("shape", MODEL_SHAPES, ids=str)
@@ -143,28 +153,39 @@ def test_buffers_need_no_more_than_their_elements_alignment(isa: str, scheme: Sc
     assert_same_bits(call, native_results(call, "scalar"), native_results(call, isa, shift=shift))
 
 
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_activations_with_one_scale_a_token(isa: str, scheme: Scheme) -> None:
+    for length in (1, 4, 13):
+        check(random_matmul(13, scheme, rows=37, cols=576, length=length, accumulate=length == 4, per_token=True), isa)
+
+
+def exact_product(w: QuantizedMatrix, codes: I8) -> npt.NDArray[np.int64]:
+    """Of a matrix whose scales are 1 and whose minimums are 0."""
+    weights = w.integer_codes().astype(np.int64).sum(axis=0) - w.scheme.planes * w.scheme.zero
+    return np.asarray(codes.astype(np.int64) @ weights.T)
+
+
 @pytest.mark.parametrize("activation", [-127, 127, 0])
-@pytest.mark.parametrize(
-    ("scheme", "code"), [(INT4, 0), (INT4, 15), (INT4_MIN, 0), (INT4_MIN, 15), (INT8, -128), (INT8, 127), (INT8, 0)], ids=str
-)
-def test_sums_of_extreme_codes_are_exact(isa: str, scheme: Scheme, code: int, activation: int) -> None:
-    """Pairs and groups of products at their limits: what 16-bit sums would saturate at. Scales of 1 make every result an integer."""
-    rows, cols, length = 33, 1536, 9
-    groups = (rows, cols // GROUP)
-    w = quantized(scheme, np.full((rows, cols), code), np.ones(groups), np.zeros(groups))
-    call = Matmul(w, np.full((length, cols), activation, np.int8), np.ones((length, cols // GROUP), np.float32))
-    exact = cols * (code - 8 * (scheme == INT4)) * activation
-    assert_same_bits(call, {"out": np.full((length, rows), exact, np.float32)}, native_results(call, isa))
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_sums_of_extreme_codes_are_exact(isa: str, scheme: Scheme, activation: int, per_token: bool) -> None:
+    """Pairs and blocks of products at their limits: what 16-bit sums would saturate at. Scales of 1 make every result an integer."""
+    rows, cols, length = 33, 768, 9
+    shape = scheme.scales_shape(rows, cols)
+    for code in code_range(scheme):
+        w = quantized(scheme, np.full((scheme.planes, rows, cols), code), np.ones(shape), np.zeros(shape))
+        call = Matmul(w, np.full((length, cols), activation, np.int8), np.ones((length, 1 if per_token else cols // BLOCK), np.float32))
+        assert_same_bits(call, {"out": exact_product(w, call.codes).astype(np.float32) + np.float32(0)}, native_results(call, isa))
 
 
-def test_sums_of_alternating_extremes_are_exact(isa: str) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_sums_of_alternating_extremes_are_exact(isa: str, scheme: Scheme) -> None:
     """Signs that cancel in one order of summing and overflow in another."""
     rng = np.random.default_rng(10)
-    for scheme, extremes in ((INT4, (0, 15)), (INT4_MIN, (0, 15)), (INT8, (-128, 127))):
-        codes, x = rng.choice(extremes, (48, 64)), rng.choice((-127, 127), (8, 64)).astype(np.int8)
-        call = Matmul(quantized(scheme, codes, np.ones((48, 2)), np.zeros((48, 2))), x, np.ones((8, 2), np.float32))
-        exact = x.astype(np.int64) @ (codes - 8 * (scheme == INT4)).T
-        assert_same_bits(call, {"out": exact.astype(np.float32)}, native_results(call, isa))
+    shape = scheme.scales_shape(48, 64)
+    w = quantized(scheme, rng.choice(code_range(scheme), (scheme.planes, 48, 64)), np.ones(shape), np.zeros(shape))
+    call = Matmul(w, rng.choice((-127, 127), (8, 64)).astype(np.int8), np.ones((8, 2), np.float32))
+    assert_same_bits(call, {"out": exact_product(w, call.codes).astype(np.float32)}, native_results(call, isa))
 
 
 SCALES = {"subnormal": 2.0**-24, "largest": 65504.0, "zero": 0.0, "minus zero": -0.0, "infinite": np.inf, "nan": np.nan}
@@ -178,7 +199,9 @@ def test_extreme_scales_give_the_same_bits(isa: str, scheme: Scheme, scale: str,
     base = random_matrix(rng, scheme, 20, 64)
     scales = base.scales.copy()
     scales[::2, 0] = SCALES[scale]
-    minimums = None if base.minimums is None else np.where(rng.random((20, 2)) < 0.5, SCALES[scale], base.minimums).astype(np.float16)
+    minimums = base.minimums
+    if minimums is not None:
+        minimums = np.where(rng.random(minimums.shape) < 0.5, SCALES[scale], minimums).astype(np.float16)
     codes, x_scales = random_activation(rng, 5, 64)
     x_scales[1:, 1] = x_scale
     call = Matmul(QuantizedMatrix(scheme, base.codes, scales, minimums), codes, x_scales)
@@ -188,9 +211,9 @@ def test_extreme_scales_give_the_same_bits(isa: str, scheme: Scheme, scale: str,
 def test_every_float16_scale_is_widened_exactly(isa: str) -> None:
     """65536 rows, one for each pattern of bits, times the vector 1, 0, 0 ...: the products are the scales."""
     scales = np.arange(65536, dtype=np.uint16).view(np.float16)[:, None]
-    codes = np.zeros((1, GROUP), np.int8)
+    codes = np.zeros((1, BLOCK), np.int8)
     codes[0, 0] = 1
-    call = Matmul(quantized(INT8, np.ones((65536, GROUP)), scales), codes, np.ones((1, 1), np.float32))
+    call = Matmul(quantized(INT8, np.ones((1, 65536, BLOCK)), scales), codes, np.ones((1, 1), np.float32))
     with np.errstate(invalid="ignore"):  # NaN among them
         expected = scales.astype(np.float32).T + np.float32(0)  # -0 becomes 0 when it is added to the sum
     assert_same_bits(call, {"out": expected}, native_results(call, isa))

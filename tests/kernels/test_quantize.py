@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from edgellm.formats.matrix import BLOCK
 from edgellm.ops import native
-from edgellm.ops.interface import GROUP, Ops
+from edgellm.ops.interface import Ops
 from tests.kernels import bounds
 from tests.kernels.calls import Call, Results, assert_same_bits, assert_within, native_results, reference_results, step, written
 from tests.kernels.data import F32, NASTY, normal, sprinkled
@@ -73,11 +74,11 @@ def assert_codes_mean(call: Call, exact: npt.NDArray[np.float64], got: Results, 
     127 times as much, and half a step where it is rounded to an integer.
     """
     length, cols = exact.shape
-    groups = (length, cols // GROUP, GROUP)
+    groups = (length, cols // BLOCK, BLOCK)
     largest = np.abs(exact).reshape(groups).max(axis=2)
     far = off.reshape(groups).max(axis=2)
     assert_within(call, "scales", largest / 127, got["scales"], far / 127 + bounds.gamma(2) * largest / 127 + bounds.TINY)
-    scales = np.repeat(got["scales"].astype(np.float64), GROUP, axis=1)
+    scales = np.repeat(got["scales"].astype(np.float64), BLOCK, axis=1)
     half_step = scales * (0.5 + 127 * bounds.gamma(4)) + off + np.where(scales < 1e-32, 1e-30, 0)
     assert_within(call, "scale * code", exact, scales * got["codes"], half_step)
     sums = got["codes"].reshape(groups).sum(axis=2, dtype=np.int32)

@@ -13,27 +13,29 @@ from safetensors.numpy import load_file
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.checkpoint import Checkpoint, Tensor
-from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix, Scheme, pack_nibbles
+from edgellm.formats.matrix import INT8, QuantizedMatrix, Scheme
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 from edgellm.formats.tmac2 import read_tmac2, verify, write_tmac2
 from tests.unit.formats.synthetic import HF_CONFIG, TEMPLATE, edit_safetensors_header, hf_weights, same_bits, seal
 
+FORMS = ("int4-g32", "int4-min-g32", "int3-min-g64", "int2-g128", "ternary-tensor", "ternary-row", "tritplanes2-g64")
 EMBEDDING = "model.embed_tokens.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
 
 
 def quantized(scheme: Scheme, shape: tuple[int, int], seed: int) -> QuantizedMatrix:
     rng = np.random.default_rng(seed)
-    codes = rng.integers(-128, 128, shape, np.int8) if scheme.bits == 8 else pack_nibbles(rng.integers(0, 16, shape, np.uint8))
-    scales, minimums = rng.standard_normal((2, shape[0], shape[1] // scheme.group)).astype(np.float16)
-    return QuantizedMatrix(scheme, codes, scales, minimums if scheme.has_min else None)
+    largest = 243 if scheme.is_trits else 256  # 3^5 patterns of trits
+    codes = rng.integers(0, largest, (shape[0], scheme.code_bytes(shape[1]))).astype(np.uint8)
+    scales, minimums = rng.standard_normal((2, *scheme.scales_shape(*shape))).astype(np.float16)
+    return QuantizedMatrix(scheme, codes.view(np.int8) if scheme is INT8 else codes, scales, minimums if scheme.has_min else None)
 
 
 def synthetic_checkpoint() -> Checkpoint:
     """Every form of tensor that the file can hold."""
     tensors: dict[str, Tensor] = {}
     for i, (name, weights) in enumerate(hf_weights().items()):
-        scheme = (INT4, INT4_MIN, INT8)[i % 3]
+        scheme = INT8 if i % 2 else Scheme.parse(FORMS[i // 2 % len(FORMS)])
         tensors[name] = quantized(scheme, weights.shape, i) if weights.ndim == 2 else weights.astype(np.float16 if i % 2 else np.float32)
     return Checkpoint(HF_CONFIG, tensors, '{"model": "Ġ \\" 木"}', TEMPLATE, {"source": "s", "source_sha256": "0" * 64, "format": "gguf"})
 
@@ -190,7 +192,7 @@ def rename(old: str, new: str) -> Any:
             ModelFileError,
             r"gate_proj.weight has shape \(96, 64\); the config asks for \(32, 64\)",
         ),
-        (set_json("schemes", **{UP: "int3-g7"}), UnsupportedModelError, "'int3-g7' is unknown; known: int4-g32"),
+        (set_json("schemes", **{UP: "int3-g7"}), UnsupportedModelError, "'int3-g7' is unknown; a scheme is FAMILY"),
         (set_json("schemes", **{UP: ["int8-g32"]}), UnsupportedModelError, "is unknown"),
         (set_json("schemes", **{UP: "float32"}), ModelFileError, f"{UP} .float32. is missing"),
         (set_json("schemes", **{UP: None}), ModelFileError, f"{UP} is missing"),
@@ -221,7 +223,7 @@ def test_rows_that_are_not_whole_groups_are_refused(tmp_path: Path, checkpoint: 
     }
     tensors = {**checkpoint.tensors, **{name: quantized(INT8, shape, 0) for name, shape in ragged.items()}}
     write_tmac2(tmp_path / "m", replace(checkpoint, config={**HF_CONFIG, "intermediate_size": 80}, tensors=tensors))
-    with pytest.raises(ModelFileError, match=r"down_proj\.weight has 80 columns; int8-g32 needs a multiple of 32"):
+    with pytest.raises(ModelFileError, match=r"down_proj\.weight \(int8-g32\) has rows of 80 bytes of codes, which is no multiple of 32"):
         read_tmac2(tmp_path / "m")
 
 

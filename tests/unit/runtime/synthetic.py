@@ -9,7 +9,7 @@ import numpy as np
 
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.llama import tensor_shapes
-from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix, Scheme, pack_nibbles
+from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix, Scheme, pack_codes
 
 VOCAB = 271  # padded, as many models are: more than the tests' tokenizer has, and no multiple of a tile
 CONFIG: dict[str, Any] = {
@@ -37,12 +37,11 @@ def random_tensor(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -
         return rng.normal(1, 0.2, shape).astype(np.float32)
     scheme = next((scheme for part, scheme in SCHEMES.items() if part in name), INT8)
     rows, cols = shape
-    low, high = (-128, 128) if scheme.bits == 8 else (0, 16)
-    codes = rng.integers(low, high, shape)
+    low, high = (-128, 128) if scheme is INT8 else (0, 16)
+    codes = rng.integers(low, high, (1, *shape))
     scales = rng.uniform(0.5, 1.5, (rows, cols // 32)) * 3.5 / (high - low) / np.sqrt(cols)
-    stored = codes.astype(np.int8) if scheme.bits == 8 else pack_nibbles(codes)
     minimums = (-7.5 * scales).astype(np.float16) if scheme.has_min else None
-    return QuantizedMatrix(scheme, stored, scales.astype(np.float16), minimums)
+    return QuantizedMatrix(scheme, pack_codes(scheme, codes), scales.astype(np.float16), minimums)
 
 
 def checkpoint(tokenizer_json: str = "{}", seed: int = 0, **changes: Any) -> Checkpoint:
