@@ -73,72 +73,79 @@ INLINE __m512i dot(int bits, const __m512i q[8], const int8_t *x, __m512i before
 
 INLINE __m512 widen(const uint16_t *halves) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves)); }
 
-/* What a group's blocks begin..end - 1 give for tokens first..: part[p][i], as matmul_scalar.c defines it. */
-INLINE void group_parts(const el_matmul *a, int scheme, int per_token, const uint8_t *codes, int64_t begin, int64_t end, int64_t first,
-                        int tokens, __m512 part[EL_MAX_PLANES][MAX_TOKENS])
+/* Bytes that will be read a while from now, into the cache; where they lie beyond the matrix, nothing happens. */
+INLINE void prefetch(const uint8_t *codes, int64_t nbytes)
+{
+    for (int64_t line = 0; line < nbytes; line += 64)
+        _mm_prefetch((const char *)codes + PREFETCH_BYTES + line, _MM_HINT_T0);
+}
+
+/* acc[i] = one tile times token first + i, as matmul_scalar.c defines it. one_block: the weights' groups are single blocks. */
+INLINE void tile_times_tokens(const el_matmul *a, int scheme, int per_token, int one_block, int64_t tile, int64_t first, int tokens,
+                              __m512 acc[MAX_TOKENS])
 {
     int bits = el_code_bits(scheme), planes = el_planes(scheme);
-    int64_t blocks = a->w.cols / EL_BLOCK;
+    int64_t blocks = a->w.cols / EL_BLOCK, group_blocks = one_block ? 1 : a->w.group / EL_BLOCK, group_begin = 0;
+    const uint8_t *plane = a->w.codes + tile * blocks * el_block_bytes(scheme);
+    const uint16_t *scales = a->w.scales + tile * el_groups(&a->w) * el_scale_rows(scheme) * EL_TILE;
+    __m512 part[EL_MAX_PLANES][MAX_TOKENS];
     __m512i isum[EL_MAX_PLANES][MAX_TOKENS];
-    for (int p = 0; p < planes; p++)
-        for (int i = 0; i < tokens; i++) {
+#pragma GCC unroll 8
+    for (int i = 0; i < tokens; i++) {
+        acc[i] = _mm512_setzero_ps();
+        for (int p = 0; p < planes; p++) {
             part[p][i] = _mm512_setzero_ps();
             isum[p][i] = _mm512_setzero_si512();
         }
-    for (int64_t b = begin; b < end; b++)
-        for (int p = 0; p < planes; p++) {
-            const uint8_t *plane = codes + b * el_block_bytes(scheme) + p * el_plane_bytes(scheme);
+    }
+    for (int64_t b = 0; b < blocks; b++) {
+        for (int p = 0; p < planes; p++, plane += el_plane_bytes(scheme)) {
             __m512i unpacked[8];
             unpack(bits, plane, unpacked);
             if (tokens == 1)
-                for (int line = 0; line < el_plane_bytes(scheme); line += 64)
-                    _mm_prefetch((const char *)plane + PREFETCH_BYTES + line, _MM_HINT_T0);
+                prefetch(plane, el_plane_bytes(scheme));
 #pragma GCC unroll 8
             for (int i = 0; i < tokens; i++) {
                 int64_t at = (first + i) * blocks + b;
-                __m512i before = _mm512_set1_epi32(el_start(scheme, a->x.offsets[at]));
+                const int8_t *x = a->x.codes + at * EL_BLOCK;
+                __m512i start = _mm512_set1_epi32(el_start(scheme, a->x.offsets[at]));
                 if (per_token) {
-                    isum[p][i] = dot(bits, unpacked, a->x.codes + at * EL_BLOCK, _mm512_add_epi32(isum[p][i], before));
+                    isum[p][i] = dot(bits, unpacked, x, _mm512_add_epi32(isum[p][i], start));
                 } else {
-                    __m512 sum = _mm512_cvtepi32_ps(dot(bits, unpacked, a->x.codes + at * EL_BLOCK, before));
+                    __m512 sum = _mm512_cvtepi32_ps(dot(bits, unpacked, x, start));
                     part[p][i] = _mm512_fmadd_ps(_mm512_set1_ps(a->x.scales[at]), sum, part[p][i]);
                 }
             }
         }
-    for (int p = 0; per_token && p < planes; p++)
-        for (int i = 0; i < tokens; i++)
-            part[p][i] = _mm512_mul_ps(_mm512_set1_ps(a->x.scales[first + i]), _mm512_cvtepi32_ps(isum[p][i]));
-}
-
-/* acc[i] = one tile times token first + i. */
-INLINE void tile_times_tokens(const el_matmul *a, int scheme, int per_token, int64_t tile, int64_t first, int tokens,
-                              __m512 acc[MAX_TOKENS])
-{
-    int planes = el_planes(scheme);
-    int64_t blocks = a->w.cols / EL_BLOCK, group_blocks = a->w.group / EL_BLOCK;
-    const uint8_t *codes = a->w.codes + tile * blocks * el_block_bytes(scheme);
-    const uint16_t *scales = a->w.scales + tile * el_groups(&a->w) * el_scale_rows(scheme) * EL_TILE;
-    for (int i = 0; i < tokens; i++)
-        acc[i] = _mm512_setzero_ps();
-    for (int64_t begin = 0; begin < blocks; begin += group_blocks, scales += el_scale_rows(scheme) * EL_TILE) {
-        int64_t end = begin + group_blocks < blocks ? begin + group_blocks : blocks;
-        __m512 part[EL_MAX_PLANES][MAX_TOKENS];
-        group_parts(a, scheme, per_token, codes, begin, end, first, tokens, part);
-        for (int p = 0; p < planes; p++)
-            for (int i = 0; i < tokens; i++)
-                acc[i] = _mm512_fmadd_ps(widen(scales + p * EL_TILE), part[p][i], acc[i]);
-        if (el_has_min(scheme))
-            for (int64_t b = begin; b < end; b++)
+        if (!one_block && b + 1 < blocks && b + 1 < group_begin + group_blocks)
+            continue;
+        for (int p = 0; p < planes; p++, scales += EL_TILE) {
+            __m512 scale = widen(scales);
+#pragma GCC unroll 8
+            for (int i = 0; i < tokens; i++) {
+                if (per_token)
+                    part[p][i] = _mm512_mul_ps(_mm512_set1_ps(a->x.scales[first + i]), _mm512_cvtepi32_ps(isum[p][i]));
+                acc[i] = _mm512_fmadd_ps(scale, part[p][i], acc[i]);
+                part[p][i] = _mm512_setzero_ps();
+                isum[p][i] = _mm512_setzero_si512();
+            }
+        }
+        if (el_has_min(scheme)) {
+            __m512 minimum = widen(scales);
+            for (int64_t m = group_begin; m <= b; m++)
+#pragma GCC unroll 8
                 for (int i = 0; i < tokens; i++)
-                    acc[i] = _mm512_fmadd_ps(widen(scales + planes * EL_TILE),
-                                             _mm512_set1_ps(a->x.scaled_sums[(first + i) * blocks + b]), acc[i]);
+                    acc[i] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(a->x.scaled_sums[(first + i) * blocks + m]), acc[i]);
+            scales += EL_TILE;
+        }
+        group_begin = b + 1;
     }
 }
 
-INLINE void multiply_block(const el_matmul *a, int scheme, int per_token, int64_t tile, int64_t first, int tokens)
+INLINE void multiply_block(const el_matmul *a, int scheme, int per_token, int one_block, int64_t tile, int64_t first, int tokens)
 {
     __m512 acc[MAX_TOKENS];
-    tile_times_tokens(a, scheme, per_token, tile, first, tokens, acc);
+    tile_times_tokens(a, scheme, per_token, one_block, tile, first, tokens, acc);
     int64_t valid = a->w.rows - tile * EL_TILE;
     __mmask16 mask = valid >= EL_TILE ? 0xffff : (__mmask16)((1u << valid) - 1);
     for (int i = 0; i < tokens; i++) {
@@ -148,16 +155,16 @@ INLINE void multiply_block(const el_matmul *a, int scheme, int per_token, int64_
     }
 }
 
-INLINE void multiply(const el_matmul *a, int scheme, int per_token, el_range tiles, int64_t tokens)
+INLINE void multiply(const el_matmul *a, int scheme, int per_token, int one_block, el_range tiles, int64_t tokens)
 {
     for (int64_t tile = tiles.begin; tile < tiles.end; tile++) {
         int64_t token = 0;
         for (; el_planes(scheme) == 1 && token + 8 <= tokens; token += 8)
-            multiply_block(a, scheme, per_token, tile, token, 8);
+            multiply_block(a, scheme, per_token, one_block, tile, token, 8);
         for (; token + 4 <= tokens; token += 4)
-            multiply_block(a, scheme, per_token, tile, token, 4);
+            multiply_block(a, scheme, per_token, one_block, tile, token, 4);
         for (; token < tokens; token++)
-            multiply_block(a, scheme, per_token, tile, token, 1);
+            multiply_block(a, scheme, per_token, one_block, tile, token, 1);
     }
 }
 
@@ -166,11 +173,13 @@ void el_matmul__avx512vnni(const el_args *args, const el_step *step, el_team tea
     const el_matmul *a = &args->matmul;
     int64_t tokens = a->outputs_only ? step->n_outputs : step->n_tokens;
     el_range tiles = el_share(el_tiles(a->w.rows), team);
-#define MULTIPLY(scheme)                          \
-    if (a->x.group == EL_BLOCK)                   \
-        multiply(a, scheme, 0, tiles, tokens);    \
-    else                                          \
-        multiply(a, scheme, 1, tiles, tokens)
+#define MULTIPLY(scheme)                             \
+    if (a->x.group != EL_BLOCK)                      \
+        multiply(a, scheme, 1, 0, tiles, tokens);    \
+    else if (a->w.group != EL_BLOCK)                 \
+        multiply(a, scheme, 0, 0, tiles, tokens);    \
+    else                                             \
+        multiply(a, scheme, 0, 1, tiles, tokens)
     switch (a->w.scheme) { EL_SCHEME_CASES(MULTIPLY) }
 }
 
