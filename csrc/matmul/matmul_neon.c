@@ -8,10 +8,10 @@
 #include <arm_neon.h>
 
 /* before + the sums of a block's codes * x, row by row. */
-static inline __attribute__((always_inline)) int32x4_t dot(int scheme, const int8x16_t codes[8], const int8_t *x, int32x4_t before)
+static inline __attribute__((always_inline)) int32x4_t dot(int bits, const int8x16_t codes[8], const int8_t *x, int32x4_t before)
 {
     int32x4_t sum01 = vdupq_n_s32(0), sum23 = vdupq_n_s32(0); /* two halves of each row's sum side by side */
-    int step = scheme == EL_INT8 ? 2 : 8;
+    int step = bits == 8 ? 2 : 8;
     for (int b = 0; b < 8; b += step) {
         int16x8_t low = vdupq_n_s16(0), high = vdupq_n_s16(0);
         for (int i = b; i < b + step; i++) {
