@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,7 @@ from filelock import FileLock
 
 if TYPE_CHECKING:
     from edgellm import Engine
+    from tests.emulated.library import Library
 
 ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m"
@@ -78,6 +80,32 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def report(record_property: Callable[[str, object], None]) -> Report:
     """Where a test leaves the numbers that it measured."""
     return lambda kind, line, **record: record_property(REPORTED, (kind, line, record))
+
+
+@pytest.fixture(scope="session")
+def library() -> Iterator[Library | None]:
+    """In the compiled module's place where instruction sets can be emulated."""
+    from edgellm.ops import native
+    from tests.emulated.library import Library, emulated_isas
+
+    if not emulated_isas():
+        yield None
+        return
+    library = Library()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "lib", library)
+        yield library
+    library.close()
+
+
+@pytest.fixture
+def emulation(request: pytest.FixtureRequest, library: Library | None) -> Iterator[None]:
+    """Lets a test that takes `isa` run for those that are emulated, too: its arrays and its engines' lie where their kernels see them."""
+    from tests.emulated.library import emulated_isas, emulating
+
+    isa = request.node.callspec.params.get("isa") if hasattr(request.node, "callspec") else None
+    with emulating(isa, library) if library and isa in emulated_isas() else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from math import prod
 
 import numpy as np
 
@@ -18,12 +19,12 @@ from edgellm.runtime.workspace import Arena, aligned
 
 
 class _Packer:
-    """Packs matrices into one arena that was sized for all of them."""
+    """Puts packed matrices and vectors into one arena that was sized for all of them."""
 
     def __init__(self, tensors: LazyTensors) -> None:
         self.tensors = tensors
-        sizes = (packed_bytes(spec.scheme, *spec.shape) for spec in tensors.specs.values() if spec.scheme)
-        self.arena = Arena(sum(aligned(codes) + aligned(scales) for codes, scales in sizes), huge_pages=True)
+        parts = (packed_bytes(spec.scheme, *spec.shape) if spec.scheme else (4 * prod(spec.shape),) for spec in tensors.specs.values())
+        self.arena = Arena(sum(aligned(nbytes) for part in parts for nbytes in part), huge_pages=True)
 
     def matrix(self, name: str) -> PackedMatrix:
         tensor = self.tensors[name]
@@ -41,11 +42,13 @@ class _Packer:
         tensor = self.tensors[name]
         if isinstance(tensor, QuantizedMatrix):
             raise UnsupportedModelError(f"tensor {name} is {tensor.scheme}; vectors must be floats")
-        return np.array(tensor, np.float32)
+        vector: F32 = self.arena.empty(tensor.shape, np.float32)
+        vector[:] = tensor
+        return vector
 
 
 def load_weights(checkpoint: Checkpoint, config: LlamaConfig) -> tuple[DecoderWeights, int]:
-    """The packed weights, and the bytes of the packed matrices."""
+    """The packed weights, and their bytes."""
     packer = _Packer(LazyTensors.over(checkpoint.tensors))
     embedding = packer.matrix("model.embed_tokens.weight")
     layers = []

@@ -45,6 +45,14 @@ def test_logits_of_a_long_prompt_are_golden(model_path: Path, prompts: dict[str,
     assert digest(engine.prefill(joined(prompts))) == engine_golden["long_prompt_logits_sha256"]
 
 
+@pytest.mark.usefixtures("emulation")
+def test_a_few_tokens_have_the_same_logits_emulated_too(engine: Engine, model_path: Path, prompts: dict[str, list[int]], isa: str) -> None:
+    """A chunk of four tokens and one of two: kernels unpack weights once for four."""
+    few = prompts[PROMPT][:6]
+    other = edgellm.load(model_path, isa=isa, threads=2, prefill_chunk=4, context=64)
+    np.testing.assert_array_equal(other.logits(few), engine.logits(few))
+
+
 @pytest.mark.parametrize(("threads", "prefill_chunk"), [(1, 1), (2, 33), (3, 16)])
 def test_chunks_and_threads_change_no_bit(
     model_path: Path, prompts: dict[str, list[int]], engine_golden: Any, threads: int, prefill_chunk: int

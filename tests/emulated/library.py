@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import pytest
 from edgellm._native import ffi, lib
 
+from edgellm.ops import native
 from edgellm.ops.native import ISAS
+from edgellm.runtime import weights, workspace
 from tests.emulated.arena import Arena
 from tests.emulated.process import CPUS, Process, missing
+from tests.kernels import space
 
 CData = Any
 RUN, EXP, ROUND_UPWARD = range(3)  # process.c's functions
@@ -31,6 +37,23 @@ def emulated_isas() -> tuple[str, ...]:
     return () if missing() else tuple(isa for isa in CPUS if not lib.el_isa_supported(ISAS.index(isa)))
 
 
+@contextmanager
+def emulating(isa: str, library: Library) -> Iterator[None]:
+    """Within, engines and tests' arrays are made in memory that emulated kernels see, and engines take the instruction set."""
+
+    class SharedArena(workspace.Arena):
+        def __init__(self, nbytes: int, huge_pages: bool = False) -> None:
+            self._bytes, self._used = library.arena.empty(nbytes), 0
+
+    available = *native.isas_available(), isa
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "isas_available", lambda: available)
+        patch.setattr(workspace, "Arena", SharedArena)
+        patch.setattr(weights, "Arena", SharedArena)
+        patch.setattr(space, "allocate", library.arena.empty)
+        yield
+
+
 class Library:
     """The functions that `edgellm.ops.native` calls. Arrays that emulated kernels are given must lie in `arena`."""
 
@@ -38,7 +61,6 @@ class Library:
         self.arena = Arena()
         self._processes: dict[int, Process] = {}
         self._plans: dict[CData, _Plan] = {}
-        self._threads: dict[CData, int] = {}  # of each pool
 
     def __getattr__(self, name: str) -> Any:
         return getattr(lib, name)
@@ -57,12 +79,6 @@ class Library:
         """End the processes."""
         for process in self._processes.values():
             process.close()
-
-    def el_pool_new(self, threads: int) -> CData:
-        """The module's; its threads are counted, because an emulated plan is run by as many."""
-        pool = lib.el_pool_new(threads)
-        self._threads[pool] = threads
-        return pool
 
     def el_plan_new(self, isa: int) -> CData:
         """The module's, or a stand-in."""
@@ -93,7 +109,7 @@ class Library:
         ops, at = self.arena.holding(b"".join(plan.ops)), self.arena.holding(bytes(ffi.buffer(step)))
         times = self.arena.empty(8 * len(plan.ops))
         process, timed = self.process(plan.isa), op_ns != ffi.NULL
-        arguments = (ops.ctypes.data, len(plan.ops), self._threads[pool], at.ctypes.data, times.ctypes.data if timed else 0)
+        arguments = (ops.ctypes.data, len(plan.ops), lib.el_pool_team(pool), at.ctypes.data, times.ctypes.data if timed else 0)
         result = process.ask(RUN, plan.isa, *arguments)
         assert result == 0, f"emulated {ISAS[plan.isa]}: the plan was refused"
         if timed:

@@ -52,6 +52,7 @@ def steps(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, in
     return seen
 
 
+@pytest.mark.usefixtures("emulation")
 @pytest.mark.parametrize(("threads", "chunk"), [(1, 1), (1, 3), (1, 16), (1, 64), (2, 7), (2, 64), (3, 16)])
 def test_the_same_bits_on_every_instruction_set_thread_count_and_chunk(
     isa: str, threads: int, chunk: int, oracle: tuple[Any, npt.NDArray[np.float32]], synthetic_model: Path
