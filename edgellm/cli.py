@@ -6,15 +6,16 @@ import io
 import itertools
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 import edgellm
-from edgellm.errors import EdgeLLMError, InvalidRequestError, ModelFileError
+from edgellm.errors import EdgeLLMError, EdgeLLMWarning, InvalidRequestError, ModelFileError
 
 if TYPE_CHECKING:
     from edgellm.runtime.engine import Engine
@@ -38,7 +39,7 @@ class Failure(click.ClickException):
 
 
 class Commands(click.Group):
-    """The command group: lists commands in the order of use, and turns EdgeLLM's errors into exit codes."""
+    """The command group: lists commands in the order of use, turns EdgeLLM's errors into exit codes and its warnings into lines."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         """As they are defined below."""
@@ -47,11 +48,26 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = show_warning
+                return super().invoke(ctx)
         except EdgeLLMError as error:
             raise Failure(str(error)) from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001  Python's signature
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    """One line on standard error; of a library's warning also where it comes from."""
+    where = "" if issubclass(category, EdgeLLMWarning) else f"{filename}:{lineno}: {category.__name__}: "
+    click.echo(f"warning: {where}{message}", err=True)
 
 
 def counts(_: click.Context, parameter: click.Parameter, value: str) -> list[int]:
@@ -75,7 +91,7 @@ def engine_options(command: Command) -> Command:
     """How a model is loaded."""
     options = [
         model_option,
-        click.option("--threads", type=int, help="Threads to compute with.  [default: all processors]"),
+        click.option("--threads", type=int, help="Threads to compute with.  [default: one per physical core]"),
         click.option("--context", type=int, help="Tokens that prompt and answer may have together.  [default: the model's, up to 8192]"),
         click.option("--kv-dtype", type=click.Choice(["f16", "f32"]), default="f16", show_default=True, help="Storage of keys and values."),
     ]

@@ -33,3 +33,7 @@ class InvalidRequestError(EdgeLLMError, ValueError):
 
 class NativeError(EdgeLLMError):
     """The compiled kernels are missing, stale, or cannot run on this processor with what was asked."""
+
+
+class EdgeLLMWarning(UserWarning):
+    """Something works, but not as well as was asked for; the message says what to do. The command line prints it."""

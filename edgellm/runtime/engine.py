@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import DecoderWeights, forward
 from edgellm.ops import native
 from edgellm.ops.interface import Ops, Step
+from edgellm.runtime.cores import default_threads, warn_of_too_many
 from edgellm.runtime.generate import Generation, generate
 from edgellm.runtime.sampling import SamplingParams
 from edgellm.runtime.weights import load_weights
@@ -31,12 +31,6 @@ KVDtype = Literal["f16", "f32"]
 
 DEFAULT_CONTEXT = 8192  # tokens, where the model allows as many; ask for more by name
 PREFILL_CHUNK = 128  # tokens that one replay takes
-
-
-def default_threads() -> int:
-    """The processors that this process may run on, up to what a pool takes."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors, native.MAX_THREADS)
 
 
 class Engine:
@@ -62,6 +56,7 @@ class Engine:
         self.isa = native.choose_isa(isa)
         self.threads = default_threads() if threads is None else threads
         self._pool = native.Pool(self.threads, may_shrink=True)
+        warn_of_too_many(self.threads)
         checkpoint = open_checkpoint(path)
         self.config = LlamaConfig.from_hf(checkpoint.config)
         self.context = _checked_context(context, self.config.max_position_embeddings)
@@ -224,7 +219,7 @@ def load(
 ) -> Engine:
     """Load a `.tmac2.bin` (or the name of a converted model in the cache).
 
-    threads: default, the processors that this process may use. context: tokens, default the model's up to 8192.
+    threads: default, the physical cores that this process may use. context: tokens, default the model's up to 8192.
     kv_dtype: "f16" or "f32". isa: one of `ops.native.ISAS`, default EDGELLM_ISA or the best this processor runs.
     prefill_chunk: prompt tokens that one step takes; it changes speed and memory, never a bit of the result.
     Raises an `EdgeLLMError` that says what is wrong and what is possible.

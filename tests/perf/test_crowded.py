@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -40,8 +39,7 @@ def busy_process(processor: int) -> Iterator[None]:
 
 def measure(model: Path, *threads: int) -> list[Record]:
     """A record of each number of threads, taking turns."""
-    with warnings.catch_warnings(action="ignore"):  # that there are more threads than processors is the point
-        turns = [Turn(EdgeLLMBackend(model, threads=count, context=CASE.context), CASE) for count in threads]
+    turns = [Turn(EdgeLLMBackend(model, threads=count, context=CASE.context), CASE) for count in threads]
     return list(interleave(turns, ROUNDS, progress=False, settle_s=0.05))
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 
 import edgellm
 from edgellm.cli import main
-from edgellm.errors import ModelFileError, NativeError
+from edgellm.errors import EdgeLLMWarning, ModelFileError, NativeError
 from edgellm.runtime.sampling import SamplingParams
 from tests.unit.conftest import END, ScriptedEngine
 
@@ -165,6 +166,20 @@ def test_what_cannot_be_asked_ends_with_2_and_says_why(arguments: tuple[str, ...
     assert (result.exit_code, result.stdout) == (2, "")
     assert "error: " in result.stderr.lower()
     assert "Traceback" not in result.output
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("category", "start"), [(EdgeLLMWarning, "warning: so slow"), (DeprecationWarning, "warning: /")])
+def test_a_warning_is_one_line(category: type[Warning], start: str, scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(path: str, **options: Any) -> ScriptedEngine:
+        warnings.warn("so slow", category, stacklevel=1)
+        return scripted("ok", END)
+
+    monkeypatch.setattr(edgellm, "load", load, raising=False)
+    result = run("generate", "-p", "x")
+    assert result.exit_code == 0
+    assert result.stderr.startswith(start)
+    assert result.stderr.endswith("so slow\n")
 
 
 def test_ctrl_c_exits_with_130(scripted: Scripted, loads: Callable[[ScriptedEngine], list[dict[str, Any]]]) -> None:

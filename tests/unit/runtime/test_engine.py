@@ -19,7 +19,7 @@ from edgellm.errors import CacheReplacedError, ContextOverflowError, EdgeLLMErro
 from edgellm.ops import native
 from edgellm.ops.interface import Ops
 from edgellm.ops.reference import Reference
-from edgellm.runtime.engine import Engine, default_threads
+from edgellm.runtime.engine import Engine
 from tests.unit.runtime import programs
 from tests.unit.runtime.synthetic import CONFIG, VOCAB
 
@@ -78,11 +78,6 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(synthetic_model:
     monkeypatch.setattr("edgellm.runtime.engine.Tokenizer", lambda *arguments: SimpleNamespace(vocab_size=VOCAB + 1))
     with pytest.raises(ModelFileError, match=f"the tokenizer has {VOCAB + 1} tokens, the model only {VOCAB}"):
         edgellm.load(synthetic_model, threads=1)
-
-
-def test_more_processors_than_a_pool_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(384)), raising=False)
-    assert default_threads() == native.MAX_THREADS
 
 
 def test_generations_that_take_turns_give_what_each_gives_alone(engine: Engine) -> None:
