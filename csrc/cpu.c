@@ -41,7 +41,7 @@ const char *el_isa_name(int isa)
 
 int el_isa_compiled(int isa)
 {
-    return isa >= 0 && isa < EL_ISA_COUNT && el_kernels[isa][EL_OP_MATMUL];
+    return isa >= 0 && isa < EL_ISA_COUNT && el_kernels[isa][EL_OP_MATMUL].run;
 }
 
 int el_isa_supported(int isa)

@@ -1,19 +1,20 @@
 /* The one place where an op and an instruction set become a kernel. */
 #include "edgellm.h"
 
-#define ROW(integer, floating)                                    \
-    {                                                             \
-        [EL_OP_EMBED] = el_embed__any,                         \
-        [EL_OP_RMSNORM_QUANTIZE] = el_rmsnorm_quantize__##floating, \
-        [EL_OP_QUANTIZE] = el_quantize__##floating,               \
-        [EL_OP_MATMUL] = el_matmul__##integer,                    \
-        [EL_OP_ROPE] = el_rope__##floating,                       \
-        [EL_OP_CACHE_APPEND] = el_cache_append__##floating,       \
-        [EL_OP_ATTENTION] = el_attention__##floating,             \
-        [EL_OP_SWIGLU_QUANTIZE] = el_swiglu_quantize__##floating, \
+#define KERNEL(function) {function, #function}
+#define ROW(integer, floating)                                              \
+    {                                                                       \
+        [EL_OP_EMBED] = KERNEL(el_embed__any),                              \
+        [EL_OP_RMSNORM_QUANTIZE] = KERNEL(el_rmsnorm_quantize__##floating), \
+        [EL_OP_QUANTIZE] = KERNEL(el_quantize__##floating),                 \
+        [EL_OP_MATMUL] = KERNEL(el_matmul__##integer),                      \
+        [EL_OP_ROPE] = KERNEL(el_rope__##floating),                         \
+        [EL_OP_CACHE_APPEND] = KERNEL(el_cache_append__##floating),         \
+        [EL_OP_ATTENTION] = KERNEL(el_attention__##floating),               \
+        [EL_OP_SWIGLU_QUANTIZE] = KERNEL(el_swiglu_quantize__##floating),   \
     }
 
-const el_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT] = {
+const el_named_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT] = {
     [EL_ISA_SCALAR] = ROW(scalar, scalar),
 #if EL_X86
     [EL_ISA_AVX2] = ROW(avx2, avx2),
@@ -23,6 +24,12 @@ const el_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT] = {
     [EL_ISA_NEON_DOTPROD] = ROW(neon_dotprod, neon),
 #endif
 };
+
+const char *el_kernel_name(int isa, int op)
+{
+    const char *name = el_kernels[isa][op].name;
+    return name ? name : "";
+}
 
 int el_exp(int isa, const float *x, float *out, int64_t n)
 {

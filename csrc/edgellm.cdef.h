@@ -128,6 +128,8 @@ typedef struct {
     el_args args;
 } el_op;
 
+const char *el_kernel_name(int isa, int op);    /* the function that runs it, "el_matmul__avx2"; "" where this build has none */
+
 /* ---- packing, at load -------------------------------------------------------------------------------------- */
 /* Of the matrix that `shape` describes; its pointers are not looked at. */
 int64_t el_packed_codes_bytes(const el_matrix *shape);

@@ -152,8 +152,12 @@ static inline int32_t el_code_at(int scheme, const uint8_t *plane, int r, int k)
     return code - el_zero(scheme);
 }
 
-/* dispatch.c: the kernel for each op and instruction set; NULL where this build has none. */
-extern const el_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT];
+/* dispatch.c: the kernel for each op and instruction set, with its name as debuggers show it; NULL where this build has none. */
+typedef struct {
+    el_kernel run;
+    const char *name;
+} el_named_kernel;
+extern const el_named_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT];
 
 #define EL_DECLARE_FLOAT_KERNELS(isa)                                                       \
     void el_rmsnorm_quantize__##isa(const el_args *, const el_step *, el_team);             \

@@ -35,7 +35,7 @@ static inline void set_float_control(uint64_t control)
 #endif
 
 struct el_plan {
-    const el_kernel *kernels; /* [EL_OP_COUNT] */
+    const el_named_kernel *kernels; /* [EL_OP_COUNT] */
     el_op *ops;
     int count, capacity;
 };
@@ -89,7 +89,7 @@ static void replay_timed(const struct replay *r, el_team team)
         const el_op *op = &r->plan->ops[i];
         el_pool_barrier(r->pool);
         int64_t start = el_now_ns();
-        r->plan->kernels[op->kind](&op->args, r->step, team);
+        r->plan->kernels[op->kind].run(&op->args, r->step, team);
         el_pool_barrier(r->pool);
         if (team.thread == 0)
             r->op_ns[i] = el_now_ns() - start;
@@ -109,7 +109,7 @@ static void replay_ops(void *context, el_team team)
         for (const el_op *op = r->plan->ops, *end = op + r->plan->count; op < end; op++) {
             if (op->barrier)
                 el_pool_barrier(r->pool);
-            r->plan->kernels[op->kind](&op->args, r->step, team);
+            r->plan->kernels[op->kind].run(&op->args, r->step, team);
         }
 #ifdef IEEE_DEFAULT
     set_float_control(control);

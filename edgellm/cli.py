@@ -192,17 +192,28 @@ def convert(source: str, output: Path | None, scheme: str) -> None:
 @main.command()
 @click.argument("model", metavar="X")
 @click.option("--verify", is_flag=True, help="Also compare every checksum (.tmac2.bin files).")
+@click.option(
+    "--plan", is_flag=True, help="Run it instead: the kernel of each operation, its bytes, its time, its share of the read bandwidth."
+)
+@click.option("--tokens", type=int, default=1, show_default=True, help="Of --plan: a step of so many tokens, 1 to decode, more to prefill.")
+@click.option("--depth", type=int, default=128, show_default=True, help="Of --plan: tokens in the cache before them.")
+@click.option("--threads", type=int, help="Of --plan: threads to compute with.  [default: all processors]")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
-def inspect(model: str, verify: bool, as_json: bool) -> None:
-    """Show what a model file holds.
+def inspect(model: str, verify: bool, plan: bool, tokens: int, depth: int, threads: int | None, as_json: bool) -> None:
+    """Show what a model file holds, or with --plan, where the time of a token goes.
 
     Its config, tensors, schemes, bits per weight and provenance. X is a .tmac2.bin or GGUF file, a Hugging Face folder, or the name of
     a model in the cache.
 
     \b
-    Example:
+    Examples:
       edgellm inspect smollm2-135m --verify
+      edgellm inspect smollm2-135m --plan --threads 2
+      edgellm inspect smollm2-135m --plan --tokens 128 --depth 0
     """
+    if plan:
+        click.echo(_plan(model, tokens, depth, threads, as_json))
+        return
     from edgellm.formats import fetch, format_of, tmac2
     from edgellm.formats.inspect import describe
 
@@ -322,6 +333,14 @@ def bench(model: str, prompt_sizes: list[int], gen_sizes: list[int], threads: li
             click.echo(benchmark.table(records), err=destination == "-")
             if destination == "-":
                 click.echo(json.dumps(records, indent=1))
+
+
+def _plan(model: str, tokens: int, depth: int, threads: int | None, as_json: bool) -> str:
+    """What `inspect --plan` shows."""
+    from edgellm.measure import roofline
+
+    profiled = roofline.profile(edgellm.load(model, threads=threads), tokens, depth, rounds=20)
+    return json.dumps(roofline.as_json(profiled), indent=1) if as_json else roofline.table(profiled)
 
 
 def _load(options: dict[str, Any]) -> Engine:

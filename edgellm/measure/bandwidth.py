@@ -7,12 +7,16 @@ as the model that it is compared with, again and again, as a model's weights are
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from edgellm.measure.statistics import percentile
 from edgellm.ops import native
 from edgellm.runtime.workspace import Arena
+
+SETTLE_S = 0.01
+"""Rest between a probe and what it is compared with: threads spin for a while after their work, and would be in the other's way."""
 
 
 class ReadProbe:
@@ -26,12 +30,12 @@ class ReadProbe:
         self._data.fill(1)  # a page that was never written is the system's one page of zeros, which the caches hold
 
     def read_ns(self) -> int:
-        """Nanoseconds to read everything once."""
+        """Nanoseconds to read everything once, right after it was read: what the caches keep of it, they have."""
+        native.read(self._data, self._pool)
         start = time.perf_counter_ns()
         native.read(self._data, self._pool)
         return time.perf_counter_ns() - start
 
-    def bytes_per_second(self, rounds: int = 20) -> float:
-        """The median of so many rounds, after one that is not counted."""
-        samples_ns = [self.read_ns() for _ in range(1 + rounds)]
-        return self.nbytes * 1e9 / percentile(samples_ns[1:], 50)
+    def bytes_per_second(self, samples_ns: Sequence[int]) -> float:
+        """What the median of such times means."""
+        return self.nbytes * 1e9 / percentile(samples_ns, 50)

@@ -28,6 +28,7 @@ from edgellm.ops.interface import (
     Step,
     packed_bytes,
 )
+from edgellm.ops.work import RecordedOp, Work
 
 try:
     from edgellm._native import ffi, lib
@@ -112,23 +113,29 @@ class Plan:
         if not pointer:
             raise NativeError(f"no plan could be made for {isa!r}: out of memory")
         self.pointer = ffi.gc(pointer, lib.el_plan_free)
-        self.op_names: list[str] = []
+        self._recorded: list[tuple[int, Work]] = []
         self.max_threads = MAX_THREADS
         """Of a pool that runs it: the fewest that the ops' scratch has room for."""
         self._buffers: list[Any] = []  # what the ops point to lives as long as the plan
 
     def __len__(self) -> int:
-        return len(self.op_names)
+        return len(self._recorded)
+
+    @property
+    def ops(self) -> list[RecordedOp]:
+        """What was recorded, in order."""
+        isa = ISAS.index(self.isa)
+        return [RecordedOp(_OP_NAMES[kind], ffi.string(lib.el_kernel_name(isa, kind)).decode(), work) for kind, work in self._recorded]
 
     def append(
-        self, op: CData, reads: Sequence[npt.NDArray[Any]], writes: Sequence[npt.NDArray[Any]], max_threads: int = MAX_THREADS
+        self, op: CData, work: Work, reads: Sequence[npt.NDArray[Any]], writes: Sequence[npt.NDArray[Any]], max_threads: int = MAX_THREADS
     ) -> None:
         """Add a filled `el_op`; the arrays that it reads and writes are kept alive."""
         if not all(array.flags.writeable for array in writes) or _overlap(reads, writes):
             raise InvalidRequestError(f"{_OP_NAMES[op.kind]}: results must go to writable arrays that are not among the inputs")
         if lib.el_plan_append(self.pointer, op):
             raise NativeError("the plan can't grow: out of memory")
-        self.op_names.append(_OP_NAMES[op.kind])
+        self._recorded.append((op.kind, work))
         self._buffers += [*reads, *writes]
         self.max_threads = min(self.max_threads, max_threads)
 
@@ -290,9 +297,9 @@ def _parts(*buffers: Activation | CacheLayer | PackedMatrix | npt.NDArray[Any]) 
 
 
 class _NativeOps:
-    """Fills one `el_op` for each method of `interface.Ops` and hands it to `_emit` with what it reads and writes."""
+    """Fills one `el_op` for each method of `interface.Ops` and hands it to `_emit` with its work, and what it reads and writes."""
 
-    def _emit(self, op: CData, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
+    def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
         raise NotImplementedError
 
     def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
@@ -303,7 +310,8 @@ class _NativeOps:
         args = op.args.embed
         args.tokens, args.out = _pointer("int32_t *", tokens), _pointer("float *", out)
         _fill_matrix(args.table, table)
-        self._emit(op, _parts(tokens, table), [out], step)
+        work = Work((table.rows, table.cols), table.scheme, bytes_per_token=table.nbytes // table.rows)
+        self._emit(op, work, _parts(tokens, table), [out], step)
 
     def rmsnorm_quantize(self, out: Activation, x: F32, weight: F32, eps: float, step: Step, outputs_only: bool = False) -> None:
         """out = quantize(weight * x / sqrt(mean(x^2) + eps))."""
@@ -315,7 +323,7 @@ class _NativeOps:
         args.x, args.weight = _pointer("float *", x), _pointer("float *", weight)
         args.eps, args.outputs_only = eps, outputs_only
         _fill_activation(args.out, out)
-        self._emit(op, [x, weight], _parts(out), step)
+        self._emit(op, Work(x.shape[1:], outputs_only=outputs_only), [x, weight], _parts(out), step)
 
     def quantize(self, out: Activation, x: F32, step: Step) -> None:
         """out = x in int8, per group of 32."""
@@ -323,7 +331,7 @@ class _NativeOps:
         op = ffi.new("el_op *", {"kind": lib.EL_OP_QUANTIZE})
         op.args.quantize.x = _pointer("float *", x)
         _fill_activation(op.args.quantize.out, out)
-        self._emit(op, [x], _parts(out), step)
+        self._emit(op, Work(x.shape[1:]), [x], _parts(out), step)
 
     def matmul(self, out: F32, x: Activation, w: PackedMatrix, step: Step, accumulate: bool = False, outputs_only: bool = False) -> None:
         """out[l, n] (+)= sum_k w[n, k] x[l, k]."""
@@ -334,7 +342,8 @@ class _NativeOps:
         args.out, args.accumulate, args.outputs_only = _pointer("float *", out), accumulate, outputs_only
         _fill_matrix(args.w, w)
         _fill_activation(args.x, x)
-        self._emit(op, _parts(x, w), [out], step)
+        work = Work((w.rows, w.cols), w.scheme, weight_bytes=w.nbytes, per_token=w.rows * w.cols, outputs_only=outputs_only)
+        self._emit(op, work, _parts(x, w), [out], step)
 
     def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:
         """Rotate x [L, heads, E] in place."""
@@ -346,7 +355,7 @@ class _NativeOps:
         args = op.args.rope
         args.x, args.cos, args.sin = (_pointer("float *", a) for a in (x, cos, sin))
         args.heads, args.head_dim = heads, head_dim
-        self._emit(op, [cos, sin], [x], step)
+        self._emit(op, Work(x.shape[1:]), [cos, sin], [x], step)
 
     def cache_append(self, cache: CacheLayer, k: F32, v: F32, cos: F32, sin: F32, step: Step) -> None:
         """Store rope(k) and v at positions T.. ."""
@@ -360,7 +369,7 @@ class _NativeOps:
         args = op.args.cache_append
         args.k, args.v, args.cos, args.sin = (_pointer("float *", a) for a in (k, v, cos, sin))
         _fill_cache(args.cache, cache)
-        self._emit(op, [k, v, cos, sin], _parts(cache), step)
+        self._emit(op, Work(k.shape[1:]), [k, v, cos, sin], _parts(cache), step)
 
     def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: F32, scale: float, step: Step) -> None:
         """out = softmax(scale * q keys^T, causal) values."""
@@ -375,7 +384,9 @@ class _NativeOps:
         args.q, args.out, args.scratch = (_pointer("float *", a) for a in (q, out, scratch))
         args.heads, args.scale = heads, scale
         _fill_cache(args.cache, cache)
-        self._emit(op, _parts(q, cache), [out, scratch], step, max_threads=len(scratch))
+        bytes_per_position = (cache.keys.nbytes + cache.values.nbytes) // cache.context
+        work = Work(q.shape[1:], bytes_per_position=bytes_per_position, per_pair=2 * q[0].size)
+        self._emit(op, work, _parts(q, cache), [out, scratch], step, max_threads=len(scratch))
 
     def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
         """out = quantize(gate / (1 + exp(-gate)) * up)."""
@@ -385,7 +396,7 @@ class _NativeOps:
         args = op.args.swiglu_quantize
         args.gate, args.up = _pointer("float *", gate), _pointer("float *", up)
         _fill_activation(args.out, out)
-        self._emit(op, [gate, up], _parts(out), step)
+        self._emit(op, Work(gate.shape[1:]), [gate, up], _parts(out), step)
 
 
 def _overlap(arrays: Sequence[npt.NDArray[Any]], others: Sequence[npt.NDArray[Any]]) -> bool:
@@ -404,6 +415,7 @@ class Recorder(_NativeOps):
     def _emit(
         self,
         op: CData,
+        work: Work,
         reads: _Arrays,
         writes: _Arrays,
         step: Step,  # noqa: ARG002 - a plan takes its step when it is replayed
@@ -414,7 +426,7 @@ class Recorder(_NativeOps):
             self._read, self._written = [], []
         self._read += reads
         self._written += writes
-        self.plan.append(op, reads, writes, max_threads)
+        self.plan.append(op, work, reads, writes, max_threads)
 
 
 class Eager(_NativeOps):
@@ -423,7 +435,7 @@ class Eager(_NativeOps):
     def __init__(self, isa: str, pool: Pool) -> None:
         self.isa, self.pool = isa, pool
 
-    def _emit(self, op: CData, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
+    def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
         plan = Plan(self.isa)
-        plan.append(op, reads, writes, max_threads)
+        plan.append(op, work, reads, writes, max_threads)
         plan.run(self.pool, step)

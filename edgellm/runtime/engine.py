@@ -164,13 +164,20 @@ class Engine:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         return generate(self, ids, sampling, max_tokens, stop)
 
+    def repeat(self) -> None:
+        """Run the last step again, on the same tokens at the same positions: the same logits, for whoever times it."""
+        with self._alone():
+            if not self._tokens:
+                raise InvalidRequestError("there is no step to repeat: prefill or decode first")
+            self._replay()
+
     def profile(self) -> list[tuple[str, int]]:
         """Repeat the last step with a barrier after each op: (op, nanoseconds) in order. Needs a step to repeat."""
         with self._alone():
             if self.plan is None or not self._tokens:
                 raise InvalidRequestError("there is no recorded step to profile: prefill or decode first, with the recorded plan")
             times = self.plan.profile(self._pool, self._step)
-        return list(zip(self.plan.op_names, times.tolist(), strict=True))
+        return list(zip((op.name for op in self.plan.ops), times.tolist(), strict=True))
 
     def _advance(self, ids: Sequence[int], n_outputs: int) -> None:
         """Run one step and note its tokens as cached."""

@@ -46,6 +46,11 @@ def test_from_a_pulled_file_to_measured_tokens(model_gguf: Path, engine_golden: 
     assert described["tensor_count"] == 272
     assert set(described["schemes"]) == {"int4-min-g32", "int8-g32", "float32"}
 
+    planned = json.loads(answer("inspect", name, "--plan", "--threads", "1", "--depth", "16", "--json", **home))
+    assert len(planned["ops"]) == 3 + 30 * 14
+    assert 98e6 < planned["streamed_bytes"] < 99e6
+    assert "el_matmul__" in answer("inspect", name, "--plan", "--tokens", "8", "--depth", "0", **home)
+
     golden = engine_golden["greedy"]
     generated = json.loads(
         answer("generate", "--model", name, "-p", golden["prompt"], "--max-tokens", "8", "--threads", "1", "--json", **home)

@@ -30,7 +30,7 @@ class Tape:
     def __init__(self) -> None:
         self.barriers: list[bool] = []
 
-    def append(self, op: Any, reads: Sequence[Any], writes: Sequence[Any], max_threads: int) -> None:
+    def append(self, op: Any, work: Any, reads: Sequence[Any], writes: Sequence[Any], max_threads: int) -> None:
         self.barriers.append(bool(op.barrier))
 
 
@@ -50,7 +50,7 @@ def test_replay_gives_the_bits_of_running_op_by_op(isa: str, threads: int) -> No
     chain.call(native.Eager("scalar", pool(1)))
     expected = chain.results()
     plan = chain.record(isa)
-    assert plan.op_names == list(Chain.OPS)
+    assert [op.name for op in plan.ops] == list(Chain.OPS)
     for _ in range(3):
         assert_same_bits("chain", expected, chain.replayed(plan, pool(threads)))
     chain.begin()

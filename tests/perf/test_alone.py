@@ -1,4 +1,4 @@
-"""What the engine reaches by itself, against the goals: first tokens, deep contexts, the second thread."""
+"""What the engine reaches by itself, against the goals: first tokens, deep contexts, the second thread, memory bandwidth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 import edgellm
 from edgellm.measure import bench
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
+from edgellm.measure.bandwidth import SETTLE_S, ReadProbe
 from edgellm.measure.results import ResultsFile
+from edgellm.measure.roofline import streamed_bytes
 from edgellm.measure.statistics import percentile
 from tests.perf.goals import Board, Goal, goals
 from tests.perf.models import Models
@@ -57,6 +59,27 @@ def test_second_thread(goal: Goal, rounds: int, models: Models, results: Results
     backends = [EdgeLLMBackend(models.ours[goal.ours], threads=count, context=case.context) for count in (1, THREADS)]
     one, two = taking_turns([bench.Turn(backend, case) for backend in backends], goal, rounds, results)
     board.judge(THREADS, (goal, one / two, f"{one:.2f} ms; {two:.2f} ms"))
+
+
+@of("share_of_read_bandwidth")
+def test_share_of_read_bandwidth(goal: Goal, rounds: int, models: Models, results: ResultsFile, board: Board) -> None:
+    """Bytes that a token streams over its time, and what the same threads can read of as many bytes, in turn."""
+    case = bench.Case("tg", 64)
+    backend = EdgeLLMBackend(models.ours[goal.ours], threads=THREADS, context=case.context)
+    assert backend.engine.plan is not None
+    streamed = streamed_bytes(backend.engine.plan.ops, position=case.depth + case.tokens // 2)
+    probe = ReadProbe(streamed, THREADS)
+    read_ns, itl_ns = [], []
+    for _ in range(rounds):
+        time.sleep(SETTLE_S)
+        read_ns += [probe.read_ns() for _ in range(case.tokens // 2)]
+        time.sleep(SETTLE_S)
+        itl_ns += case.run(backend)
+    readable, reached = probe.bytes_per_second(read_ns), streamed * 1e9 / percentile(itl_ns, 50)
+    samples = {"read_ns": read_ns, "itl_ns": itl_ns, "streamed_bytes": streamed}
+    results.append({"test": "read_bandwidth", "weights": goal.ours, "n_threads": THREADS, **samples})
+    detail = f"{streamed / 1e6:.1f} MB; {reached / 1e9:.1f} of {readable / 1e9:.1f} GB/s"
+    board.judge(THREADS, (goal, reached / readable, detail))
 
 
 def taking_turns(turns: list[bench.Turn], goal: Goal, rounds: int, results: ResultsFile) -> list[float]:

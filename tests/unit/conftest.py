@@ -12,7 +12,9 @@ import pytest
 
 from edgellm.errors import CacheReplacedError, ContextOverflowError
 from edgellm.formats.gguf_tokenizer import tokenizer_json_from_gguf
+from edgellm.formats.tmac2 import write_tmac2
 from edgellm.text.tokenizer import BYTE_OF, Tokenizer
+from tests.unit.runtime.synthetic import checkpoint
 
 SPECIAL = ["<|im_start|>", "<|im_end|>"]
 START, END = 0, 1
@@ -48,6 +50,14 @@ def tokenizer_json(gguf_tokenizer_metadata: dict[str, Any]) -> str:
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_json: str) -> Tokenizer:
     return Tokenizer(tokenizer_json, {"bos_token_id": START, "eos_token_id": END})
+
+
+@pytest.fixture(scope="session")
+def synthetic_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: str) -> Path:
+    """A model file: two layers, 271 tokens, every scheme."""
+    path = tmp_path_factory.mktemp("model") / "synthetic.tmac2.bin"
+    write_tmac2(path, checkpoint(tokenizer_json))
+    return path
 
 
 class ScriptedEngine:

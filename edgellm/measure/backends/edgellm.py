@@ -20,23 +20,23 @@ class EdgeLLMBackend:
     name = "edgellm"
 
     def __init__(self, model: Path, *, threads: int, context: int) -> None:
-        self._engine = edgellm.load(model, threads=threads, context=context)
+        self.engine = edgellm.load(model, threads=threads, context=context)
         self._model = model
-        self.vocab_size: int = self._engine.config.vocab_size
+        self.vocab_size: int = self.engine.config.vocab_size
         self.threads = threads
 
     def prefill(self, token_ids: Sequence[int]) -> F32:
         """See `Backend.prefill`; the reset keeps the cached prefix of the last prompt from being reused."""
-        self._engine.reset()
-        return self._engine.prefill(token_ids)
+        self.engine.reset()
+        return self.engine.prefill(token_ids)
 
     def decode(self, token_id: int) -> F32:
         """See `Backend.decode`."""
-        return self._engine.decode(token_id)
+        return self.engine.decode(token_id)
 
     def logits(self, token_ids: Sequence[int]) -> F32:
         """See `Backend.logits`."""
-        return self._engine.logits(token_ids)
+        return self.engine.logits(token_ids)
 
     def description(self) -> dict[str, Any]:
         """See `Backend.description`."""
@@ -46,14 +46,14 @@ class EdgeLLMBackend:
             "backend_version": edgellm.__version__,
             "build_commit": git_commit(Path(edgellm.__file__).parent),
             "csrc_hash": native.csrc_hash(),
-            "isa": self._engine.isa,
+            "isa": self.engine.isa,
             "model_filename": self._model.name,
             "model_type": checkpoint.config.get("model_type"),
             "model_size": sum(size for _, size in shapes_and_bytes),
             "model_n_params": sum(math.prod(shape) for shape, _ in shapes_and_bytes),
-            "settings": {"context": self._engine.context, "kv_dtype": self._engine.kv_dtype},
+            "settings": {"context": self.engine.context, "kv_dtype": self.engine.kv_dtype},
         }
 
     def unload(self) -> None:
         """See `Backend.unload`."""
-        del self._engine
+        del self.engine

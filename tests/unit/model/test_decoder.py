@@ -122,5 +122,5 @@ def test_the_plan_is_the_decoder_and_its_projections_do_not_wait_for_each_other(
 
     recorder.plan.append = note  # type: ignore[method-assign, assignment]
     forward(recorder, config, weights, state, step)
-    found = list(zip(recorder.plan.op_names, waits, strict=True))
+    found = list(zip((op.name for op in recorder.plan.ops), waits, strict=True))
     assert found == [("embed", False), *LAYER, *LAYER, ("rmsnorm_quantize", True), ("matmul", True)]

@@ -113,7 +113,7 @@ def step() -> Step:
 def test_the_calls_that_the_refusals_vary_are_good_ones(op: str, step: Step) -> None:
     recorder = native.Recorder("scalar")
     getattr(recorder, op)(**CALLS[op], step=step)
-    assert recorder.plan.op_names == [op]
+    assert [recorded.name for recorded in recorder.plan.ops] == [op]
 
 
 @pytest.mark.parametrize(("op", "changes", "message"), REFUSALS, ids=[f"{op}-{'-'.join(changes)}" for op, changes, _ in REFUSALS])

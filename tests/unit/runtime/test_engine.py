@@ -272,13 +272,25 @@ def test_profile_names_every_op(engine: Engine, synthetic_model: Path) -> None:
     expected = engine.prefill(PROMPT).copy()
     profile = engine.profile()
     assert engine.plan is not None
-    assert [name for name, _ in profile] == engine.plan.op_names
+    assert [name for name, _ in profile] == [op.name for op in engine.plan.ops]
     assert all(ns > 0 for _, ns in profile)
     np.testing.assert_array_equal(engine.prefill(PROMPT), expected)
     eager = Engine(synthetic_model, threads=1, make_ops=native.Eager)
     eager.prefill(PROMPT)
     with pytest.raises(InvalidRequestError, match="no recorded step to profile"):
         eager.profile()
+
+
+def test_a_step_can_be_repeated(engine: Engine) -> None:
+    with pytest.raises(InvalidRequestError, match="there is no step to repeat: prefill or decode first"):
+        engine.repeat()
+    engine.prefill(PROMPT)
+    logits = engine.decode(7)
+    expected = logits.copy()
+    logits.fill(0)
+    engine.repeat()
+    np.testing.assert_array_equal(logits, expected)
+    assert engine.cached_tokens == (*PROMPT, 7)
 
 
 def test_what_was_asked_for_is_what_it_says(synthetic_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,87 @@
+"""The profile of a step: every op is in it once, with the work that its shape says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import edgellm
+from edgellm import Engine
+from edgellm.errors import InvalidRequestError
+from edgellm.formats import open_checkpoint
+from edgellm.formats.tensors import LazyTensors
+from edgellm.measure import roofline
+from edgellm.measure.roofline import StepProfile, TimedOp
+from edgellm.ops import native
+from edgellm.ops.interface import Step, packed_bytes
+from edgellm.ops.work import RecordedOp, Work
+from tests.unit.runtime.synthetic import CONFIG
+
+LAYERS, HIDDEN, VOCAB = (CONFIG[key] for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
+
+
+@pytest.fixture
+def engine(synthetic_model: Path) -> Engine:
+    return edgellm.load(synthetic_model, threads=2, context=64)
+
+
+def test_work_counts_bytes_and_operations_of_a_step() -> None:
+    step = Step()
+    step.set(10, 3, 1)
+    assert Work((4, 32), weight_bytes=100, per_token=128).operations(step) == 2 * 128 * 3
+    assert Work((4, 32), per_token=128, outputs_only=True).operations(step) == 2 * 128
+    assert Work((4, 32), per_pair=5).operations(step) == 2 * 5 * (11 + 12 + 13)
+    assert Work((4, 32), weight_bytes=100, bytes_per_token=7, bytes_per_position=2).streamed_bytes(step) == 100 + 7 * 3 + 2 * 13
+
+
+def test_a_plan_knows_the_kernel_and_the_work_of_each_op(engine: Engine) -> None:
+    assert engine.plan is not None
+    ops = engine.plan.ops
+    assert {op.kernel.split("__")[0] for op in ops} == {f"el_{op.name}" for op in ops}
+    head = ops[-1]
+    assert head.kernel == f"el_matmul__{engine.isa}"
+    assert head.work.shape == f"{VOCAB} x {HIDDEN} int8-g32"
+    assert head.work.outputs_only
+    specs = LazyTensors.over(open_checkpoint(engine.path).tensors).specs
+    packed = {name: sum(packed_bytes(spec.scheme, *spec.shape)) for name, spec in specs.items() if spec.scheme}
+    table = packed.pop("model.embed_tokens.weight")
+    position = 2 * LAYERS * CONFIG["num_key_value_heads"] * CONFIG["head_dim"] * 2  # keys and values, halves
+    assert roofline.streamed_bytes(ops, position=9) == sum(packed.values()) + table // VOCAB + 10 * position
+
+
+@pytest.mark.parametrize(("n_tokens", "position"), [(1, 5), (7, 0), (7, 5)])
+def test_profile(engine: Engine, n_tokens: int, position: int) -> None:
+    profiled = roofline.profile(engine, n_tokens, position, rounds=2)
+    assert len(engine.cached_tokens) == position + n_tokens
+    assert engine.plan is not None
+    assert [timed.op for timed in profiled.ops] == engine.plan.ops
+    assert all(timed.ns > 0 for timed in profiled.ops)
+    q_proj = profiled.ops[2]
+    assert q_proj.operations == 2 * n_tokens * HIDDEN * HIDDEN
+    document = json.loads(json.dumps(roofline.as_json(profiled)))
+    assert (document["n_tokens"], document["n_depth"], document["n_threads"]) == (n_tokens, position, 2)
+    assert sum(op["streamed_bytes"] for op in document["ops"]) == profiled.streamed_bytes
+
+
+def test_ops_of_a_kind_are_summed_and_the_slowest_come_first() -> None:
+    small, large = (RecordedOp("matmul", "el_matmul__scalar", Work((rows, 32))) for rows in (16, 64))
+    ops = [TimedOp(small, 1, 10, 5, 100), TimedOp(large, 1, 25, 20, 400), TimedOp(small, 1, 20, 5, 100)]
+    assert roofline.by_kernel_and_shape(ops) == [TimedOp(small, 2, 30, 10, 200), TimedOp(large, 1, 25, 20, 400)]
+    profiled = StepProfile("scalar", 1, 128, 1, ops, step_ns=50, bytes_per_second=1e9)
+    assert profiled.share_of_read_bandwidth == pytest.approx(30 / 50)
+    rows = roofline.table(profiled).splitlines()
+    assert [cell.strip() for cell in rows[2].split("|")[1:-1]][:3] == ["el_matmul__scalar", "16 x 32", "2"]
+    assert "60% of the 1.0 GB/s that can be read" in rows[-1]
+
+
+@pytest.mark.parametrize(("n_tokens", "position", "rounds"), [(0, 1, 1), (129, 1, 1), (1, -1, 1), (1, 1, 0)])
+def test_impossible_steps_are_refused(engine: Engine, n_tokens: int, position: int, rounds: int) -> None:
+    with pytest.raises(InvalidRequestError, match=f"1 to 128 tokens after 0 or more.*asked were {n_tokens} after {position}"):
+        roofline.profile(engine, n_tokens, position, rounds)
+
+
+def test_eager_ops_have_no_plan(synthetic_model: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="runs no recorded plan"):
+        roofline.profile(Engine(synthetic_model, threads=1, make_ops=native.Eager), 1, 0, 1)
