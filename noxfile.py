@@ -38,9 +38,11 @@ class Measurement:
     name: str
     extra: str | None = None
     """Of pyproject.toml: packages that `.venv` needs for it."""
+    benchmarks: bool = True
+    """Its results are pytest-benchmark's JSON, results/NAME.json; else it writes a file itself."""
 
 
-MEASUREMENTS = (Measurement("peers", extra="baselines"),)
+MEASUREMENTS = (Measurement("peers", extra="baselines", benchmarks=False), Measurement("kernels"))
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def e2e(session: nox.Session) -> None:
 def perf(session: nox.Session) -> None:
     """Fetch and convert the default model, measure it, print the table, write results/*.json; `-- --budgets claims` is the strict gate.
 
-    `-- peers` measures llama.cpp beside it instead.
+    `-- peers` measures llama.cpp beside it instead, `-- kernels` every kernel by itself.
     """
     prepare(session, model=True)
     RESULTS.mkdir(exist_ok=True)
@@ -200,6 +202,7 @@ def measured_by_name(session: nox.Session, layer: Layer) -> bool:
             if measurement.extra:
                 packages = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"][measurement.extra]
                 session.run(str(BIN / "pip"), "install", "--quiet", *packages)
-            session.run(*layer.measuring(name), "--capture=no", *arguments)  # for the lines of progress
+            results = ("--benchmark-quiet", f"--benchmark-json={RESULTS.name}/{name}.json") if measurement.benchmarks else ()
+            session.run(*layer.measuring(name), "--capture=no", *results, *arguments)  # lines of progress are shown
             return True
     return False

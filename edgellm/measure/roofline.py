@@ -13,7 +13,7 @@ from edgellm.errors import InvalidRequestError
 from edgellm.measure.bandwidth import SETTLE_S, ReadProbe
 from edgellm.measure.bench import SEED
 from edgellm.measure.statistics import percentile
-from edgellm.measure.table import markdown
+from edgellm.measure.table import markdown, shown
 from edgellm.ops.interface import Step
 from edgellm.ops.work import RecordedOp
 from edgellm.runtime.engine import Engine
@@ -124,11 +124,11 @@ def table(profiled: StepProfile) -> str:
             timed.op.kernel,
             timed.op.work.shape,
             str(timed.calls),
-            _shown(timed.streamed_bytes / 1e6, ".2f"),
+            shown(timed.streamed_bytes / 1e6, ".2f"),
             f"{timed.ns / 1e3:.1f}",
-            _shown(timed.streamed_bytes / timed.ns, ".1f"),
-            _shown(timed.streamed_bytes * 1e9 / timed.ns / profiled.bytes_per_second, ".0%"),
-            _shown(timed.operations / timed.ns, ".1f"),
+            shown(timed.streamed_bytes / timed.ns, ".1f"),
+            shown(timed.streamed_bytes * 1e9 / timed.ns / profiled.bytes_per_second, ".0%"),
+            shown(timed.operations / timed.ns, ".1f"),
             f"{timed.ns / ops_ns:.1%}",
         )
         for timed in by_kernel_and_shape(profiled.ops)
@@ -165,8 +165,3 @@ def as_json(profiled: StepProfile) -> dict[str, Any]:
             for timed in profiled.ops
         ],
     }
-
-
-def _shown(value: float, form: str) -> str:
-    """Nothing for what an op does not have."""
-    return format(value, form) if value else ""

@@ -53,7 +53,8 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
-def _activation(arena: Arena, length: int, cols: int, exact: bool) -> Activation:
+def new_activation(arena: Arena, length: int, cols: int, exact: bool = False) -> Activation:
+    """Buffers for vectors [length, cols], quantized in groups of 32; `exact` also keeps them unquantized."""
     groups = cols // BLOCK
     return Activation(
         codes=arena.empty((length, cols), np.int8),
@@ -99,15 +100,15 @@ def new_state(
     state = DecoderState(
         tokens_L=arena.empty((length,), np.int32),
         hidden_LD=floats(length, config.hidden_size),
-        normed_LD=_activation(arena, length, config.hidden_size, exact),
+        normed_LD=new_activation(arena, length, config.hidden_size, exact),
         q_LHE=floats(length, heads, dim),
         k_LGE=floats(length, kv_heads, dim),
         v_LGE=floats(length, kv_heads, dim),
         mixed_LHE=floats(length, heads, dim),
-        mixed_LD=_activation(arena, length, heads * dim, exact),
+        mixed_LD=new_activation(arena, length, heads * dim, exact),
         gate_LF=floats(length, config.intermediate_size),
         up_LF=floats(length, config.intermediate_size),
-        gated_LF=_activation(arena, length, config.intermediate_size, exact),
+        gated_LF=new_activation(arena, length, config.intermediate_size, exact),
         logits_LV=floats(length, config.vocab_size),
         scores=floats(threads, HEADS_AT_ONCE, context),
         cos_TE=cos,

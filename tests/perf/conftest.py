@@ -14,9 +14,9 @@ from edgellm.measure import budgets
 from edgellm.measure.fingerprint import fingerprint
 from edgellm.measure.results import ResultsFile
 from edgellm.measure.statistics import jitter, summarize
-from edgellm.measure.table import markdown
-from tests.perf import goals
+from tests.perf.goals import Board
 from tests.perf.models import PUBLISHED, Models
+from tests.perf.tables import Tables
 
 BUDGETS = Path(__file__).parent / "budgets.toml"
 CLAIMS = "claims"
@@ -25,7 +25,7 @@ CLAIMS = "claims"
 HEAD = f"{'':12}{'rounds':>7}{'p50':>10}{'p95':>10}{'p99':>10}{'std':>9}{'MAD':>9}{'p99/p50':>9}{'max/p50':>9}{'tokens/s':>10}"
 LINES = pytest.StashKey[list[str]]()
 NOTES = pytest.StashKey[list[str]]()
-VERDICTS = pytest.StashKey[list[tuple[str, ...]]]()
+TABLES = pytest.StashKey[Tables]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,7 +50,12 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--rounds {asked}: at least one round is needed")
     config.stash[LINES] = []
     config.stash[NOTES] = []
-    config.stash[VERDICTS] = []
+    config.stash[TABLES] = Tables()
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, output_json: dict[str, Any]) -> None:
+    """Say once what all of the file was measured on."""
+    output_json["fingerprint"] = fingerprint(Path(__file__).parent)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -61,9 +66,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if notes := config.stash[NOTES]:
         terminalreporter.section("comparisons")
         terminalreporter.line("\n".join(notes))
-    if verdicts := config.stash[VERDICTS]:
-        terminalreporter.section("goals")
-        terminalreporter.line(markdown(goals.HEAD, verdicts))
+    for title, table in config.stash[TABLES].shown().items():
+        terminalreporter.section(title)
+        terminalreporter.line(table)
 
 
 def number(value: float | None, width: int) -> str:
@@ -202,6 +207,12 @@ def results(request: pytest.FixtureRequest, machine: dict[str, Any]) -> Iterator
 
 
 @pytest.fixture
-def board(request: pytest.FixtureRequest, results: ResultsFile) -> goals.Board:
+def tables(request: pytest.FixtureRequest) -> Tables:
+    """Tables to be printed at the end."""
+    return request.config.stash[TABLES]
+
+
+@pytest.fixture
+def board(request: pytest.FixtureRequest, tables: Tables, results: ResultsFile) -> Board:
     """Where goals get their verdicts."""
-    return goals.Board(request.config.stash[VERDICTS], results.append, strict=profile(request.config) == CLAIMS)
+    return Board(tables, results.append, strict=profile(request.config) == CLAIMS)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.perf.tables import Tables
+
 GOALS = Path(__file__).parent / "goals.toml"
 
 
@@ -62,7 +64,7 @@ def goals(figure: str) -> list[Goal]:
 class Board:
     """Collects verdicts, for the table at the end and as records; where `strict`, a missed goal fails the test that measured it."""
 
-    rows: list[tuple[str, ...]]
+    tables: Tables
     append: Callable[[dict[str, Any]], object]
     strict: bool
 
@@ -71,9 +73,8 @@ class Board:
         missed = []
         for goal, measured, detail in figures:
             kept = goal.kept(measured)
-            self.rows.append(
-                (goal.figure, goal.test, str(threads), goal.ours, detail, f"{measured:.3g}", goal.limit, "pass" if kept else "MISSED")
-            )
+            verdict = (detail, f"{measured:.3g}", goal.limit, "pass" if kept else "MISSED")
+            self.tables.add("goals", HEAD, (goal.figure, goal.test, str(threads), goal.ours, *verdict))
             self.append({"test": "goal", "goal": asdict(goal), "n_threads": threads, "measured": measured, "kept": kept})
             if not kept:
                 missed.append(f"{goal.figure} {goal.test} of {goal.ours} at {threads} threads: {measured:.3g}, not {goal.limit}")

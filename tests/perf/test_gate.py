@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.perf.goals import Board, Goal
+from tests.perf.tables import Tables
 
 pytest_plugins = "pytester"
 pytestmark = pytest.mark.perf
@@ -98,12 +99,13 @@ JITTER = Goal("itl_p99_over_p50", ours="Q4_1", threads=(2,), at_most=1.1)
 def test_every_goal_gets_a_verdict_and_a_missed_one_fails_where_goals_decide() -> None:
     figures = ((SPEEDUP, 2.9, "58 ms; 20 ms"), (JITTER, 1.1, "p50 2 ms"))
     records: list[dict[str, Any]] = []
-    shown = Board([], records.append, strict=False)
-    shown.judge(2, *figures)
-    assert [row[-3:] for row in shown.rows] == [("2.9", ">= 3", "MISSED"), ("1.1", "<= 1.1", "pass")]
+    tables = Tables()
+    Board(tables, records.append, strict=False).judge(2, *figures)
+    rows = [[cell.strip() for cell in line.split("|")] for line in tables.shown()["goals"].splitlines()[2:]]
+    assert [row[-4:-1] for row in rows] == [["2.9", ">= 3", "MISSED"], ["1.1", "<= 1.1", "pass"]]
     assert [(record["goal"]["figure"], record["kept"]) for record in records] == [("speedup", False), ("itl_p99_over_p50", True)]
     with pytest.raises(pytest.fail.Exception, match=r"speedup tg64 of Q4_1 at 2 threads: 2\.9, not >= 3$"):
-        Board([], records.append, strict=True).judge(2, *figures)
+        Board(Tables(), records.append, strict=True).judge(2, *figures)
     assert len(records) == 4
 
 

@@ -95,3 +95,8 @@ def test_another_binary_is_noticed(change: str, monkeypatch: pytest.MonkeyPatch,
 
 def test_every_instruction_set_has_its_session() -> None:
     assert noxfile.ISAS == native.ISAS
+
+
+def test_every_measurement_has_its_mark(pytestconfig: pytest.Config) -> None:
+    marks = {line.partition(":")[0] for line in pytestconfig.getini("markers")}
+    assert {measurement.name for measurement in noxfile.MEASUREMENTS} <= marks

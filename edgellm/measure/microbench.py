@@ -1,0 +1,144 @@
+"""Single kernels, timed as a model runs them: on weights that come from memory, not from a cache that the last call filled.
+
+A bench is a plan that calls one kernel many times, each time on weights or a key/value cache of its own, which together fill a working
+set. Their content is random, and repeats itself after a few tiles: no kernel's time depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellm.formats.matrix import INTEGER_BITS, QuantizedMatrix, Scheme, pack_codes
+from edgellm.ops import native
+from edgellm.ops.interface import HEADS_AT_ONCE, TILE, Activation, CacheLayer, Ops, PackedMatrix, Step, packed_bytes
+from edgellm.ops.reference import quantize_rows
+from edgellm.runtime.workspace import Arena, aligned, new_activation
+
+F32 = npt.NDArray[np.float32]
+Call = Callable[[Ops, Step], None]
+
+WORKING_SET = 64 * 2**20
+"""Bytes: more than the caches of a small machine hold."""
+CALLS = 32
+"""Of a kernel that reads neither weights nor a cache: about as many as a model has layers."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a kernel is run with: n_tokens after `position` cached ones."""
+
+    isa: str
+    n_tokens: int = 1
+    position: int = 0
+    threads: int = 1
+
+
+class KernelBench:
+    """Calls of one kernel, recorded. `kernel` and `shape` are what `edgellm inspect --plan` calls it; the counts are of a whole round."""
+
+    def __init__(self, setting: Setting, calls: Iterable[Call]) -> None:
+        recorder, step = native.Recorder(setting.isa), Step()
+        step.set(setting.position, setting.n_tokens, setting.n_tokens)
+        for call in calls:
+            call(recorder, step)
+        self._plan, self._pool, self._step = recorder.plan, native.Pool(setting.threads), step
+        ops = self._plan.ops
+        self.kernel, self.shape, self.calls = ops[0].kernel, ops[0].work.shape, len(ops)
+        self.streamed_bytes = sum(op.work.streamed_bytes(step) for op in ops)
+        self.operations = sum(op.work.operations(step) for op in ops)
+
+    def run(self) -> None:
+        """One round: every call once."""
+        self._plan.run(self._pool, self._step)
+
+
+def matmul(setting: Setting, scheme: Scheme, rows: int, cols: int, working_set: int = WORKING_SET) -> KernelBench:
+    """Quantized activations [L, cols] times matrices [rows, cols]."""
+    x, out = _activation(setting.n_tokens, cols), _normal(setting.n_tokens, rows)
+    tile = _random_tile(scheme, cols)
+    parts = packed_bytes(scheme, rows, cols)
+    copies = max(1, working_set // sum(parts))
+    arena = Arena(copies * sum(map(aligned, parts)), huge_pages=True)
+
+    def call(ops: Ops, step: Step) -> None:
+        codes, scales = arena.empty((parts[0],), np.uint8), arena.empty((parts[1] // 2,), np.float16)
+        codes[:], scales[:] = np.resize(tile.codes, codes.shape), np.resize(tile.scales, scales.shape)
+        ops.matmul(out, x, PackedMatrix(scheme, rows, cols, codes, scales), step)
+
+    return KernelBench(setting, [call] * copies)
+
+
+def attention(setting: Setting, heads: int, kv_heads: int, head_dim: int, working_set: int = WORKING_SET) -> KernelBench:
+    """Queries [L, heads, head_dim] on float16 caches."""
+    q, out = (_normal(setting.n_tokens, heads, head_dim) for _ in range(2))
+    context = -(-(setting.position + setting.n_tokens) // TILE) * TILE
+    scores = _normal(setting.threads, HEADS_AT_ONCE, context)
+    cached = _normal(kv_heads, context, head_dim)
+    copies = max(1, working_set // cached.nbytes)
+    arena = Arena(copies * aligned(cached.nbytes))
+
+    def call(ops: Ops, step: Step) -> None:
+        keys = arena.empty((kv_heads, context // TILE, head_dim, TILE), np.float16)
+        values = arena.empty(cached.shape, np.float16)
+        keys[:], values[:] = cached.reshape(keys.shape), cached
+        ops.attention(out, q, CacheLayer(keys, values), scores, head_dim**-0.5, step)
+
+    return KernelBench(setting, [call] * copies)
+
+
+def rmsnorm_quantize(setting: Setting, cols: int) -> KernelBench:
+    """Of vectors [L, cols]."""
+    out, x, weight = _activation(setting.n_tokens, cols), _normal(setting.n_tokens, cols), _normal(cols)
+    return KernelBench(setting, [lambda ops, step: ops.rmsnorm_quantize(out, x, weight, 1e-5, step)] * CALLS)
+
+
+def quantize(setting: Setting, cols: int) -> KernelBench:
+    """Of vectors [L, cols]."""
+    out, x = _activation(setting.n_tokens, cols), _normal(setting.n_tokens, cols)
+    return KernelBench(setting, [lambda ops, step: ops.quantize(out, x, step)] * CALLS)
+
+
+def swiglu_quantize(setting: Setting, cols: int) -> KernelBench:
+    """Of vectors [L, cols]."""
+    out, gate, up = _activation(setting.n_tokens, cols), _normal(setting.n_tokens, cols), _normal(setting.n_tokens, cols)
+    return KernelBench(setting, [lambda ops, step: ops.swiglu_quantize(out, gate, up, step)] * CALLS)
+
+
+def rope(setting: Setting, heads: int, head_dim: int) -> KernelBench:
+    """Of queries [L, heads, head_dim]."""
+    x, table = _normal(setting.n_tokens, heads, head_dim), _normal(setting.position + setting.n_tokens, head_dim // 2)
+    return KernelBench(setting, [lambda ops, step: ops.rope(x, table, table, step)] * CALLS)
+
+
+def cache_append(setting: Setting, kv_heads: int, head_dim: int) -> KernelBench:
+    """Of keys and values [L, kv_heads, head_dim]."""
+    k, v = (_normal(setting.n_tokens, kv_heads, head_dim) for _ in range(2))
+    context = -(-(setting.position + setting.n_tokens) // TILE) * TILE
+    table = _normal(context, head_dim // 2)
+    keys, values = np.zeros((kv_heads, context // TILE, head_dim, TILE), np.float16), np.zeros((kv_heads, context, head_dim), np.float16)
+    return KernelBench(setting, [lambda ops, step: ops.cache_append(CacheLayer(keys, values), k, v, table, table, step)] * CALLS)
+
+
+def _normal(*shape: int) -> F32:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _activation(length: int, cols: int) -> Activation:
+    made = new_activation(Arena(length * (2 * cols + 256)), length, cols)
+    quantize_rows(made, _normal(length, cols).astype(np.float64))
+    return made
+
+
+def _random_tile(scheme: Scheme, cols: int) -> PackedMatrix:
+    """TILE rows of every code."""
+    rng = np.random.default_rng(0)
+    lowest, levels = -128 if scheme.family == "int8" else 0, 3 if scheme.is_trits else 1 << INTEGER_BITS[scheme.family]
+    codes = rng.integers(lowest, lowest + levels, (scheme.planes, TILE, cols))
+    scales, minimums = (rng.normal(0, 0.02, scheme.scales_shape(TILE, cols)).astype(np.float16) for _ in range(2))
+    matrix = QuantizedMatrix(scheme, pack_codes(scheme, codes), scales, minimums if scheme.has_min else None)
+    code_bytes, scale_bytes = packed_bytes(scheme, TILE, cols)
+    return native.pack(matrix, np.zeros(code_bytes, np.uint8), np.zeros(scale_bytes // 2, np.float16))

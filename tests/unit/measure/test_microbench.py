@@ -1,0 +1,52 @@
+"""The benches of single kernels run, on every instruction set, and count what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from edgellm.formats.matrix import Scheme
+from edgellm.measure import microbench
+from edgellm.measure.microbench import CALLS, KernelBench, Setting
+from edgellm.ops.interface import packed_bytes
+
+
+@pytest.mark.parametrize("scheme", ["int8-g32", "int4-min-g32", "int3-row", "ternary-tensor", "tritplanes2-g128"])
+@pytest.mark.parametrize("rows", [48, 41])
+def test_matrices_fill_the_working_set(isa: str, scheme: str, rows: int) -> None:
+    size = sum(packed_bytes(Scheme.parse(scheme), rows, 96))
+    bench = microbench.matmul(Setting(isa, n_tokens=3), Scheme.parse(scheme), rows, 96, working_set=5 * size + 1)
+    bench.run()
+    assert bench.kernel.startswith("el_matmul__")
+    assert bench.shape == f"{rows} x 96 {scheme}"
+    assert bench.calls == 5
+    assert bench.streamed_bytes == 5 * size
+    assert bench.operations == 5 * 3 * 2 * rows * 96
+
+
+def test_a_matrix_larger_than_the_working_set_is_taken_once(isa: str) -> None:
+    assert microbench.matmul(Setting(isa), Scheme.parse("int8-g32"), 48, 96, working_set=1).calls == 1
+
+
+def test_caches_fill_the_working_set(isa: str) -> None:
+    bench = microbench.attention(Setting(isa, n_tokens=2, position=13, threads=2), 4, 2, 16, working_set=3 * 2 * 2 * 16 * 16 * 2)
+    bench.run()
+    assert bench.calls == 3
+    assert bench.streamed_bytes == 3 * 2 * 2 * 15 * 16 * 2
+    assert bench.operations == 3 * 2 * 2 * 4 * 16 * (14 + 15)
+
+
+@pytest.mark.parametrize(
+    ("make", "dims"),
+    [
+        *((make, (64,)) for make in (microbench.rmsnorm_quantize, microbench.quantize, microbench.swiglu_quantize)),
+        *((make, (2, 16)) for make in (microbench.rope, microbench.cache_append)),
+    ],
+)
+def test_kernels_that_read_no_weights(isa: str, make: Callable[..., KernelBench], dims: tuple[Any, ...]) -> None:
+    bench = make(Setting(isa, n_tokens=2), *dims)
+    bench.run()
+    assert bench.kernel.startswith(f"el_{make.__name__}__")
+    assert (bench.calls, bench.streamed_bytes, bench.operations) == (CALLS, 0, 0)
