@@ -15,6 +15,7 @@
 #define SPINS 200                     /* pauses, 5 to 10 microseconds: longer than the imbalance of most ops */
 #define YIELD_AT_BARRIER_NS 1000000   /* then sleep */
 #define YIELD_BETWEEN_RUNS_NS 3000000 /* the sampler and the caller's work between two tokens take less */
+#define MOST_PATIENCE 4               /* runs in which threads lack processors, before the team shrinks; a larger one on trial has 1 */
 #define SHORTEST_REST 8               /* runs before a larger team is tried; doubled whenever that finds no room */
 #define LONGEST_REST 256
 
@@ -37,6 +38,7 @@ struct el_pool {
     counter missed_ns;           /* of this run, if it is watched: what its threads were off the processor, asleep or not */
     int watched;
     int team;                    /* threads of this run */
+    int patience;
     int rest, next_rest;         /* runs until a larger team is tried, and after the next time that the team shrinks */
     el_team_function function;   /* NULL: end */
     void *context;
@@ -251,6 +253,7 @@ static void reset(el_pool *pool)
     take(&pool->slept_ns);
     take(&pool->missed_ns);
     pool->watched = pool->rest = 0;
+    pool->patience = MOST_PATIENCE;
     pool->next_rest = SHORTEST_REST;
 }
 
@@ -303,22 +306,40 @@ void el_pool_free(el_pool *pool)
     free(pool);
 }
 
-/* Sets the team of the next run. Threads that wait much for each other are watched for a run, and where it is for want of
- * processors rather than of work, the team shrinks. */
+static void shrink(el_pool *pool, int too_many)
+{
+    pool->team = too_many < pool->team ? pool->team - too_many : 1;
+    pool->patience = MOST_PATIENCE;
+    pool->rest = pool->next_rest;
+    pool->next_rest = pool->next_rest < LONGEST_REST ? 2 * pool->next_rest : LONGEST_REST;
+}
+
+static void grow(el_pool *pool)
+{
+    pool->team++;
+    pool->patience = 1;
+    pool->rest = SHORTEST_REST;
+}
+
+/* Sets the team of the next run. Threads that wait much for each other are watched for a run, and where it is again and again for
+ * want of processors rather than of work, the team shrinks. */
 static void adapt(el_pool *pool, int64_t run_ns)
 {
     int64_t waited = take(&pool->waited_ns), missed = take(&pool->missed_ns) - take(&pool->slept_ns);
     int too_many = pool->watched ? (int)((missed + run_ns * 3 / 4) / run_ns) : 0;
     pool->watched = waited > run_ns / 4;
     if (too_many > 0) {
-        pool->team = too_many < pool->team ? pool->team - too_many : 1;
-        pool->rest = pool->next_rest;
-        pool->next_rest = pool->next_rest < LONGEST_REST ? 2 * pool->next_rest : LONGEST_REST;
-    } else if (pool->rest && --pool->rest == 0) {
-        if (pool->team == pool->threads)
-            pool->next_rest = SHORTEST_REST;
+        if (--pool->patience == 0)
+            shrink(pool, too_many);
+        return;
+    }
+    if (pool->patience < MOST_PATIENCE)
+        pool->patience++;
+    if (pool->rest && --pool->rest == 0) {
+        if (pool->team < pool->threads)
+            grow(pool);
         else
-            pool->team++, pool->rest = SHORTEST_REST;
+            pool->next_rest = SHORTEST_REST;
     }
 }
 
