@@ -14,7 +14,9 @@ int el_isa_compiled(int isa);        /* 1: this build holds kernels for it */
 int el_isa_supported(int isa);       /* 1: compiled, and this processor and operating system run it */
 
 enum {
-    EL_HEADS_AT_ONCE = 4,        /* query heads that attention handles together, each with a row of scratch */
+    EL_KEY_TILE = 64,            /* keys that lie side by side in the cache */
+    EL_ATTENTION_KEYS = 128,     /* keys of a block of attention (attention.h) */
+    EL_ATTENTION_ROWS = 16,      /* query rows, each a head of a token, that attention handles together */
     EL_MAX_HEAD_DIM = 256        /* of E */
 };
 
@@ -40,7 +42,7 @@ typedef struct {                 /* L vectors quantized to int8 in groups: x = s
 } el_activation;
 
 typedef struct {                 /* one layer's keys and values, float16 or float32 */
-    void *keys;                  /* [G, context / 16, E, 16]: 16 keys side by side, so that a lane is a key */
+    void *keys;                  /* [G, context / EL_KEY_TILE, E, EL_KEY_TILE], so that a lane is a key */
     void *values;                /* [G, context, E] */
     int32_t heads, head_dim, context, is_f16;
 } el_cache;
@@ -101,7 +103,8 @@ typedef struct {                 /* out[l, h, :] = softmax(scale * q[l, h, :] . 
     const float *q;              /* [L, H, E] */
     el_cache cache;
     float *out;                  /* [L, H, E] */
-    float *scratch;              /* [threads, EL_HEADS_AT_ONCE, context] */
+    float *partials;             /* scratch, [U, context / EL_ATTENTION_KEYS, EL_ATTENTION_ROWS * (2 + E)], divisions rounded up; */
+    int32_t *arrived;            /* [U], zeros before and after; U = G * (H/G / EL_ATTENTION_ROWS) */
     int32_t heads;
     float scale;
 } el_attention;

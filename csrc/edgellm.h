@@ -37,6 +37,8 @@
 #define EL_TARGET_END EL_PRAGMA(GCC pop_options)
 #endif
 
+#define INLINE static inline __attribute__((always_inline))
+
 /* One thread's part of an op. */
 typedef struct {
     int thread, threads;

@@ -1,101 +1,280 @@
-/* Causal attention of up to four query heads that share a key/value head, for one new token.
- * Scores: a lane is a key. Values: a lane is a head element, keys in order. E is a multiple of 16. */
-/* scores[r, t] = scale * q[r] . key[t] for t < keys; gives each head's largest score. */
-static inline void score_keys(const el_attention *a, const float *q, int64_t kv_head, int64_t keys, int heads, float *scores,
-                              float largest[EL_HEADS_AT_ONCE])
+/* Causal attention in blocks of keys, as in FlashAttention (Dao et al., 2022) and Flash-Decoding (Dao et al., 2023).
+ *
+ * A row is one query head of one new token. Of a row and of a block of EL_ATTENTION_KEYS keys, counted from position 0:
+ *     score[t] = scale * sum_e q[e] key[t, e]          a lane is a key, e in order
+ *     largest  = max_t score[t], p[t] = exp(score[t] - largest)
+ *     sum      = sum_t p[t]                            16 lanes, then the tree
+ *     mixed[e] = sum_t p[t] value[t, e]                a lane is a head element, t in order
+ * Blocks are merged in order: sum and mixed of either side, times exp(its largest - the larger one), are added. At last
+ * out = mixed / sum. So no bit depends on which rows and blocks are handled together, or by which thread.
+ *
+ * E is a multiple of 16. While one half of a block is read, keys or values, what is needed next is fetched into cache. */
+enum {
+    REGISTER_ROWS = 4, /* whose sums are in registers at a time, */
+    REGISTER_VECTORS = 4, /* for so many vectors of keys or of head elements */
+};
+
+/* Up to EL_ATTENTION_ROWS rows that share a key/value head: rows first.. of its [L, H/G]. */
+typedef struct {
+    const el_attention *a;
+    int64_t position, kv_head, first, count;
+} row_tile;
+
+/* What the rows of a tile make of one block, or of several merged. */
+typedef struct {
+    float largest[EL_ATTENTION_ROWS], sum[EL_ATTENTION_ROWS];
+    float mixed[]; /* [EL_ATTENTION_ROWS, E] */
+} partial;
+
+static inline int64_t heads_sharing(const el_attention *a) { return a->heads / a->cache.heads; }
+
+/* Where row i's head begins in q and out. */
+static inline int64_t row_offset(const row_tile *tile, int64_t i)
 {
-    const el_cache *cache = &a->cache;
-    v16 top[EL_HEADS_AT_ONCE], lowest = v_set1(-INFINITY), scale = v_set1(a->scale);
-    for (int r = 0; r < heads; r++)
-        top[r] = lowest;
-    for (int64_t t = 0; t < keys; t += 16) {
-        int64_t tile = (kv_head * cache->context + t) * cache->head_dim;
-        v16 sum[EL_HEADS_AT_ONCE];
-        for (int r = 0; r < heads; r++)
-            sum[r] = v_set1(0.0f);
-        for (int64_t e = 0; e < cache->head_dim; e++) {
-            v16 key = cache_load(cache->keys, tile + e * 16, cache->is_f16);
-            for (int r = 0; r < heads; r++)
-                sum[r] = v_fma(v_set1(q[r * cache->head_dim + e]), key, sum[r]);
-        }
-        for (int r = 0; r < heads; r++) {
-            v16 score = v_keep_n(v_mul(sum[r], scale), keys - t, lowest);
-            top[r] = v_max(score, top[r]);
-            v_store(scores + r * cache->context + t, score);
-        }
-    }
-    for (int r = 0; r < heads; r++)
-        largest[r] = v_hmax(top[r]);
+    int64_t shared = heads_sharing(tile->a), row = tile->first + i;
+    return (row / shared * tile->a->heads + tile->kv_head * shared + row % shared) * tile->a->cache.head_dim;
 }
 
-/* scores[t] = exp(scores[t] - largest), 0 from the last key on; gives their sum. */
-static inline float exponentiate(float *scores, int64_t keys, float largest)
+/* How many keys row i sees: its own token's and those before. */
+static inline int64_t row_keys(const row_tile *tile, int64_t i)
 {
-    v16 sum = v_set1(0.0f), zero = v_set1(0.0f), shift = v_set1(largest);
+    return tile->position + (tile->first + i) / heads_sharing(tile->a) + 1;
+}
+
+/* The first row that sees keys of the block; the later ones do too. */
+static inline int64_t first_row(const row_tile *tile, int64_t block)
+{
+    int64_t row = (block * EL_ATTENTION_KEYS - tile->position) * heads_sharing(tile->a) - tile->first;
+    return row > 0 ? row : 0;
+}
+
+static inline int64_t blocks_of(int64_t keys) { return (keys + EL_ATTENTION_KEYS - 1) / EL_ATTENTION_KEYS; }
+
+/* How many of the vectors left are handled at a time with so many rows: 4, 2 or 1. */
+INLINE int vectors_at_once(int64_t left, int rows)
+{
+    for (int n = REGISTER_VECTORS; n > 1; n /= 2)
+        if (n * rows <= V_SUMS && n <= left)
+            return n;
+    return 1;
+}
+
+/* A few rows and one block of keys. */
+typedef struct {
+    const el_attention *a;
+    int64_t at;                  /* of the block's first element among the keys, and among the values */
+    int64_t next, next_keys;     /* how far on the keys lie that are needed after it, and how many they are */
+    int64_t seen[REGISTER_ROWS]; /* keys that a row sees, no fewer than the row before it */
+    const float *q[REGISTER_ROWS];
+    float p[REGISTER_ROWS][EL_ATTENTION_KEYS]; /* scores, then weights */
+} row_block;
+
+/* The scores of `count` times 16 keys, from key t on. */
+INLINE void score_keys(row_block *b, int is_f16, int rows, int count, int64_t t)
+{
+    const el_cache *cache = &b->a->cache;
+    int64_t at = b->at + t / EL_KEY_TILE * EL_KEY_TILE * cache->head_dim + t % EL_KEY_TILE;
+    v16 sum[REGISTER_ROWS][REGISTER_VECTORS], key[REGISTER_VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < count; i++)
+            sum[r][i] = v_set1(0.0f);
+    for (int64_t e = 0; e < cache->head_dim; e++, at += EL_KEY_TILE) {
+        for (int i = 0; i < count; i++)
+            key[i] = cache_load(cache->keys, at + i * 16, is_f16);
+        cache_fetch(cache->values, at, count, is_f16);
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < count; i++)
+                sum[r][i] = v_fma(v_set1(b->q[r][e]), key[i], sum[r][i]);
+    }
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < count; i++)
+            v_store(b->p[r] + t + i * 16, v_mul(sum[r][i], v_set1(b->a->scale)));
+}
+
+/* scores[t] = exp(scores[t] - largest), and 0 from the last key up to a whole 16; gives largest and their sum. */
+static inline void exponentiate(float *scores, int64_t keys, float *largest, float *sum)
+{
+    v16 lowest = v_set1(-INFINITY), zero = v_set1(0.0f), top = lowest, total = zero;
+    for (int64_t t = 0; t < keys; t += 16)
+        top = v_max(v_keep_n(v_load(scores + t), keys - t, lowest), top);
+    *largest = v_hmax(top);
     for (int64_t t = 0; t < keys; t += 16) {
-        v16 p = v_keep_n(v_exp(v_sub(v_load(scores + t), shift)), keys - t, zero);
+        v16 p = v_keep_n(v_exp(v_sub(v_load(scores + t), v_set1(*largest))), keys - t, zero);
         v_store(scores + t, p);
-        sum = v_add(sum, p);
+        total = v_add(total, p);
     }
-    return v_hsum(sum);
+    *sum = v_hsum(total);
 }
 
-/* out[r, e] = inverse[r] * sum_t p[r, t] * value[t, e], 32 elements at a time where there are as many. */
-static inline void mix_values(const el_attention *a, const float *p, int64_t kv_head, int64_t keys, int heads, const float *inverse,
-                              float *out)
+/* mixed[r, e] of `count` times 16 elements, from element e on. */
+INLINE void mix_values(const row_block *b, int is_f16, int rows, int count, int64_t e, float *mixed)
 {
-    const el_cache *cache = &a->cache;
-    int64_t dim = cache->head_dim, base = kv_head * cache->context * dim;
-    for (int64_t e = 0; e < dim; e += 32) {
-        int both = e + 16 < dim;
-        v16 low[EL_HEADS_AT_ONCE], high[EL_HEADS_AT_ONCE];
-        for (int r = 0; r < heads; r++)
-            low[r] = high[r] = v_set1(0.0f);
-        for (int64_t t = 0; t < keys; t++) {
-            v16 value_low = cache_load(cache->values, base + t * dim + e, cache->is_f16);
-            v16 value_high = both ? cache_load(cache->values, base + t * dim + e + 16, cache->is_f16) : value_low;
-            for (int r = 0; r < heads; r++) {
-                v16 weight = v_set1(p[r * cache->context + t]);
-                low[r] = v_fma(weight, value_low, low[r]);
-                high[r] = v_fma(weight, value_high, high[r]);
-            }
+    const el_cache *cache = &b->a->cache;
+    int64_t at = b->at + e, dim = cache->head_dim, next_at = at + b->next;
+    v16 sum[REGISTER_ROWS][REGISTER_VECTORS], value[REGISTER_VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < count; i++)
+            sum[r][i] = v_set1(0.0f);
+    for (int64_t t = 0; t < b->seen[0]; t++) {
+        for (int i = 0; i < count; i++)
+            value[i] = cache_load(cache->values, at + t * dim + i * 16, is_f16);
+        if (t < b->next_keys)
+            cache_fetch(cache->keys, next_at + t * dim, count, is_f16);
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < count; i++)
+                sum[r][i] = v_fma(v_set1(b->p[r][t]), value[i], sum[r][i]);
+    }
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < count; i++) {
+            for (int64_t t = b->seen[0]; t < b->seen[r]; t++) /* which rows before this one don't see */
+                sum[r][i] = v_fma(v_set1(b->p[r][t]), cache_load(cache->values, at + t * dim + i * 16, is_f16), sum[r][i]);
+            v_store(mixed + r * dim + e + i * 16, sum[r][i]);
         }
-        for (int r = 0; r < heads; r++) {
-            v_store(out + r * dim + e, v_mul(low[r], v_set1(inverse[r])));
-            if (both)
-                v_store(out + r * dim + e + 16, v_mul(high[r], v_set1(inverse[r])));
-        }
+}
+
+static inline void fill_row_block(row_block *b, const row_tile *tile, int64_t block, int64_t i, int rows)
+{
+    const el_cache *cache = &tile->a->cache;
+    int64_t begin = block * EL_ATTENTION_KEYS, end = row_keys(tile, tile->count - 1), left = end - begin - EL_ATTENTION_KEYS;
+    b->a = tile->a;
+    b->at = (tile->kv_head * cache->context + begin) * cache->head_dim;
+    if (left > 0) { /* the next block */
+        b->next = EL_ATTENTION_KEYS * cache->head_dim;
+        b->next_keys = (left + EL_KEY_TILE - 1) / EL_KEY_TILE * EL_KEY_TILE;
+    } else { /* the next key/value head's first */
+        b->next = (cache->context - begin) * cache->head_dim;
+        b->next_keys = end;
+    }
+    for (int r = 0; r < rows; r++) {
+        int64_t seen = row_keys(tile, i + r) - begin;
+        b->seen[r] = seen < EL_ATTENTION_KEYS ? seen : EL_ATTENTION_KEYS;
+        b->q[r] = tile->a->q + row_offset(tile, i + r);
     }
 }
 
-static inline __attribute__((always_inline)) void attend(const el_attention *a, int64_t token, int64_t head, int64_t keys, int heads,
-                                                         float *scores)
+/* Rows i.. i + rows - 1 of the tile, and one block. */
+INLINE void attend_rows(const row_tile *tile, int is_f16, int64_t block, int64_t i, int rows, partial *out)
 {
-    int64_t dim = a->cache.head_dim, at = (token * a->heads + head) * dim;
-    int64_t kv_head = head / (a->heads / a->cache.heads);
-    float value[EL_HEADS_AT_ONCE];
-    score_keys(a, a->q + at, kv_head, keys, heads, scores, value);
-    for (int r = 0; r < heads; r++)
-        value[r] = 1.0f / exponentiate(scores + r * a->cache.context, keys, value[r]);
-    mix_values(a, scores, kv_head, keys, heads, value, a->out + at);
+    row_block b;
+    fill_row_block(&b, tile, block, i, rows);
+    int64_t dim = tile->a->cache.head_dim;
+    for (int64_t t = 0, n; t < b.seen[rows - 1]; t += n * 16)
+        switch (n = vectors_at_once((b.seen[rows - 1] - t + 15) / 16, rows)) { /* constants, so that sums stay in registers */
+        case 4: score_keys(&b, is_f16, rows, 4, t); break;
+        case 2: score_keys(&b, is_f16, rows, 2, t); break;
+        default: score_keys(&b, is_f16, rows, 1, t); break;
+        }
+    for (int r = 0; r < rows; r++)
+        exponentiate(b.p[r], b.seen[r], &out->largest[i + r], &out->sum[i + r]);
+    for (int64_t e = 0, n; e < dim; e += n * 16)
+        switch (n = vectors_at_once((dim - e) / 16, rows)) {
+        case 4: mix_values(&b, is_f16, rows, 4, e, out->mixed + i * dim); break;
+        case 2: mix_values(&b, is_f16, rows, 2, e, out->mixed + i * dim); break;
+        default: mix_values(&b, is_f16, rows, 1, e, out->mixed + i * dim); break;
+        }
+}
+
+INLINE void attend_as(const row_tile *tile, int is_f16, int64_t block, partial *out)
+{
+    for (int64_t i = first_row(tile, block); i < tile->count; i += REGISTER_ROWS)
+        switch (tile->count - i) {
+        case 1: attend_rows(tile, is_f16, block, i, 1, out); break;
+        case 2: attend_rows(tile, is_f16, block, i, 2, out); break;
+        case 3: attend_rows(tile, is_f16, block, i, 3, out); break;
+        default: attend_rows(tile, is_f16, block, i, 4, out); break;
+        }
+}
+
+/* Every row of the tile that sees keys of the block, and that block. */
+static void attend(const row_tile *tile, int64_t block, partial *out)
+{
+    if (tile->a->cache.is_f16)
+        attend_as(tile, 1, block, out);
+    else
+        attend_as(tile, 0, block, out);
+}
+
+/* total = total merged with what the rows make of a later block. */
+static void merge(const row_tile *tile, int64_t block, partial *total, const partial *part)
+{
+    int64_t dim = tile->a->cache.head_dim, first = first_row(tile, block);
+    v16 before = v_load(total->largest), here = v_load(part->largest), largest = v_max(here, before); /* a lane is a row */
+    v16 keep = v_exp(v_sub(before, largest)), add = v_exp(v_sub(here, largest));
+    v16 sum = v_fma(v_load(part->sum), add, v_mul(v_load(total->sum), keep));
+    v_store(total->largest, v_keep_n(before, first, largest));
+    v_store(total->sum, v_keep_n(v_load(total->sum), first, sum));
+    float keeps[16], adds[16];
+    v_store(keeps, keep);
+    v_store(adds, add);
+    for (int64_t i = first; i < tile->count; i++)
+        for (int64_t e = i * dim; e < (i + 1) * dim; e += 16) {
+            v16 kept = v_mul(v_load(total->mixed + e), v_set1(keeps[i]));
+            v_store(total->mixed + e, v_fma(v_load(part->mixed + e), v_set1(adds[i]), kept));
+        }
+}
+
+static void write_out(const row_tile *tile, const partial *total)
+{
+    int64_t dim = tile->a->cache.head_dim;
+    for (int64_t i = 0; i < tile->count; i++) {
+        float *out = tile->a->out + row_offset(tile, i);
+        v16 inverse = v_set1(1.0f / total->sum[i]);
+        for (int64_t e = 0; e < dim; e += 16)
+            v_store(out + e, v_mul(v_load(total->mixed + i * dim + e), inverse));
+    }
+}
+
+static inline row_tile tile_of_unit(const el_attention *a, const el_step *step, int64_t unit, int64_t tiles)
+{
+    int64_t first = unit % tiles * EL_ATTENTION_ROWS, left = step->n_tokens * heads_sharing(a) - first;
+    return (row_tile){a, step->position, unit / tiles, first, left < EL_ATTENTION_ROWS ? left : EL_ATTENTION_ROWS};
+}
+
+/* Few rows: threads share out the blocks of keys, and whichever finishes a unit's last one merges them. */
+static void share_blocks(const el_attention *a, const el_step *step, int64_t tiles, el_team team)
+{
+    int64_t size = EL_ATTENTION_ROWS * (2 + a->cache.head_dim), most = blocks_of(a->cache.context);
+    int64_t blocks = blocks_of(step->position + step->n_tokens);
+    el_range share = el_share(tiles * a->cache.heads * blocks, team);
+    for (int64_t u = share.begin; u < share.end; u++) {
+        int64_t unit = u / blocks, block = u % blocks;
+        row_tile tile = tile_of_unit(a, step, unit, tiles);
+        float *parts = a->partials + unit * most * size;
+        attend(&tile, block, (partial *)(parts + block * size));
+        if (__atomic_add_fetch(a->arrived + unit, 1, __ATOMIC_ACQ_REL) < blocks)
+            continue;
+        __atomic_store_n(a->arrived + unit, 0, __ATOMIC_RELAXED);
+        for (int64_t b = 1; b < blocks; b++)
+            merge(&tile, b, (partial *)parts, (partial *)(parts + b * size));
+        write_out(&tile, (partial *)parts);
+    }
+}
+
+/* Many rows: threads share out the tiles of rows, and merge blocks as they go. */
+static void share_tiles(const el_attention *a, const el_step *step, int64_t tiles, el_team team)
+{
+    float total[EL_ATTENTION_ROWS * (2 + EL_MAX_HEAD_DIM)], part[EL_ATTENTION_ROWS * (2 + EL_MAX_HEAD_DIM)];
+    memset(total, 0, sizeof(partial)); /* lanes of rows that a tile lacks */
+    memset(part, 0, sizeof(partial));
+    for (int64_t unit = team.thread; unit < tiles * a->cache.heads; unit += team.threads) { /* in turn: later rows see more keys */
+        row_tile tile = tile_of_unit(a, step, unit, tiles);
+        int64_t blocks = blocks_of(row_keys(&tile, tile.count - 1));
+        attend(&tile, 0, (partial *)total);
+        for (int64_t block = 1; block < blocks; block++) {
+            attend(&tile, block, (partial *)part);
+            merge(&tile, block, (partial *)total, (partial *)part);
+        }
+        write_out(&tile, (partial *)total);
+    }
 }
 
 void EL_KERNEL(el_attention)(const el_args *args, const el_step *step, el_team team)
 {
     const el_attention *a = &args->attention;
-    int64_t shared = a->heads / a->cache.heads; /* query heads per key/value head */
-    float *scores = a->scratch + team.thread * EL_HEADS_AT_ONCE * (int64_t)a->cache.context;
-    el_range units = el_share((int64_t)step->n_tokens * a->heads, team);
-    for (int64_t u = units.begin; u < units.end;) {
-        int64_t token = u / a->heads, head = u % a->heads, keys = step->position + token + 1;
-        int64_t run = shared - head % shared; /* heads from here on that share their keys */
-        if (run > units.end - u)
-            run = units.end - u;
-        switch (run) { /* constants, so that the compiler keeps each head's sums in registers */
-        case 1: attend(a, token, head, keys, 1, scores); u += 1; break;
-        case 2: attend(a, token, head, keys, 2, scores); u += 2; break;
-        case 3: attend(a, token, head, keys, 3, scores); u += 3; break;
-        default: attend(a, token, head, keys, 4, scores); u += 4; break;
-        }
-    }
+    int64_t shared = heads_sharing(a), tiles_of_a_token = (shared + EL_ATTENTION_ROWS - 1) / EL_ATTENTION_ROWS;
+    int64_t tiles = (step->n_tokens * shared + EL_ATTENTION_ROWS - 1) / EL_ATTENTION_ROWS;
+    if (tiles == tiles_of_a_token)
+        share_blocks(a, step, tiles, team);
+    else
+        share_tiles(a, step, tiles, team);
 }

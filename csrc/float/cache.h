@@ -4,14 +4,23 @@ static inline v16 cache_load(const void *base, int64_t at, int is_f16)
     return is_f16 ? v_load_f16((const uint16_t *)base + at) : v_load((const float *)base + at);
 }
 
+/* Asks for the cache lines of `count` times 16 elements, which may lie beyond the end. */
+INLINE void cache_fetch(const void *base, int64_t at, int count, int is_f16)
+{
+    int size = is_f16 ? 2 : 4;
+    for (int byte = 0; byte < count * 16 * size; byte += 64)
+        __builtin_prefetch((const void *)((uintptr_t)base + (uintptr_t)(at * size + byte)));
+}
+
 static inline void store_key(const el_cache *cache, int64_t head, int64_t position, const float *key)
 {
-    int64_t tile = (head * cache->context + position) / 16 * cache->head_dim * 16 + position % 16;
+    int64_t tile = head * cache->context + position / EL_KEY_TILE * EL_KEY_TILE;
+    int64_t at = tile * cache->head_dim + position % EL_KEY_TILE;
     for (int64_t e = 0; e < cache->head_dim; e++) {
         if (cache->is_f16)
-            ((uint16_t *)cache->keys)[tile + e * 16] = el_f16_from_f32(key[e]);
+            ((uint16_t *)cache->keys)[at + e * EL_KEY_TILE] = el_f16_from_f32(key[e]);
         else
-            ((float *)cache->keys)[tile + e * 16] = key[e];
+            ((float *)cache->keys)[at + e * EL_KEY_TILE] = key[e];
     }
 }
 

@@ -9,7 +9,6 @@
 EL_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
 #include <immintrin.h>
 
-#define INLINE static inline __attribute__((always_inline))
 #define MAX_TOKENS 8
 #define PREFETCH_BYTES 8192 /* ahead in the codes, for one token: far enough for memory to answer */
 

@@ -5,6 +5,8 @@ typedef struct {
     __m256 lo, hi;
 } v16;
 
+enum { V_SUMS = 4 };
+
 static inline v16 v_set1(float a) { return (v16){_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
 static inline v16 v_load(const float *p) { return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 

@@ -3,6 +3,8 @@
 
 typedef __m512 v16;
 
+enum { V_SUMS = 16 };
+
 static inline __mmask16 v_mask(int64_t n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
 
 static inline v16 v_set1(float a) { return _mm512_set1_ps(a); }

@@ -3,6 +3,8 @@
 
 typedef float32x4x4_t v16;
 
+enum { V_SUMS = 4 };
+
 #define V_EACH for (int i = 0; i < 4; i++)
 #define V_MAP(expression) \
     do {                  \

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgellm.formats.matrix import INTEGER_BITS, QuantizedMatrix, Scheme, pack_codes
 from edgellm.ops import native
-from edgellm.ops.interface import HEADS_AT_ONCE, TILE, Activation, CacheLayer, Ops, PackedMatrix, Step, packed_bytes
+from edgellm.ops.interface import KEY_TILE, TILE, Activation, CacheLayer, Ops, PackedMatrix, Partials, Step, packed_bytes
 from edgellm.ops.reference import quantize_rows
 from edgellm.runtime.workspace import Arena, aligned, new_activation
 
@@ -75,17 +75,18 @@ def matmul(setting: Setting, scheme: Scheme, rows: int, cols: int, working_set: 
 def attention(setting: Setting, heads: int, kv_heads: int, head_dim: int, working_set: int = WORKING_SET) -> KernelBench:
     """Queries [L, heads, head_dim] on float16 caches."""
     q, out = (_normal(setting.n_tokens, heads, head_dim) for _ in range(2))
-    context = -(-(setting.position + setting.n_tokens) // TILE) * TILE
-    scores = _normal(setting.threads, HEADS_AT_ONCE, context)
+    context = -(-(setting.position + setting.n_tokens) // KEY_TILE) * KEY_TILE
+    blocks, arrived = Partials.shapes(heads, kv_heads, head_dim, context)
+    scratch = Partials(np.zeros(blocks, np.float32), np.zeros(arrived, np.int32))
     cached = _normal(kv_heads, context, head_dim)
     copies = max(1, working_set // cached.nbytes)
     arena = Arena(copies * aligned(cached.nbytes))
 
     def call(ops: Ops, step: Step) -> None:
-        keys = arena.empty((kv_heads, context // TILE, head_dim, TILE), np.float16)
+        keys = arena.empty((kv_heads, context // KEY_TILE, head_dim, KEY_TILE), np.float16)
         values = arena.empty(cached.shape, np.float16)
         keys[:], values[:] = cached.reshape(keys.shape), cached
-        ops.attention(out, q, CacheLayer(keys, values), scores, head_dim**-0.5, step)
+        ops.attention(out, q, CacheLayer(keys, values), scratch, head_dim**-0.5, step)
 
     return KernelBench(setting, [call] * copies)
 
@@ -117,9 +118,10 @@ def rope(setting: Setting, heads: int, head_dim: int) -> KernelBench:
 def cache_append(setting: Setting, kv_heads: int, head_dim: int) -> KernelBench:
     """Of keys and values [L, kv_heads, head_dim]."""
     k, v = (_normal(setting.n_tokens, kv_heads, head_dim) for _ in range(2))
-    context = -(-(setting.position + setting.n_tokens) // TILE) * TILE
+    context = -(-(setting.position + setting.n_tokens) // KEY_TILE) * KEY_TILE
     table = _normal(context, head_dim // 2)
-    keys, values = np.zeros((kv_heads, context // TILE, head_dim, TILE), np.float16), np.zeros((kv_heads, context, head_dim), np.float16)
+    keys = np.zeros((kv_heads, context // KEY_TILE, head_dim, KEY_TILE), np.float16)
+    values = np.zeros((kv_heads, context, head_dim), np.float16)
     return KernelBench(setting, [lambda ops, step: ops.cache_append(CacheLayer(keys, values), k, v, table, table, step)] * CALLS)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.model.config import LlamaConfig
-from edgellm.ops.interface import Activation, CacheLayer, Ops, PackedMatrix, Step
+from edgellm.ops.interface import Activation, CacheLayer, Ops, PackedMatrix, Partials, Step
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -58,7 +58,7 @@ class DecoderState:
     up_LF: F32
     gated_LF: Activation
     logits_LV: F32
-    scores: F32  # attention's scratch, [threads, HEADS_AT_ONCE, context]
+    partials: Partials
     cos_TE: F32  # rope tables [context, E/2]
     sin_TE: F32
     cache: tuple[CacheLayer, ...]
@@ -77,7 +77,7 @@ def decoder_layer(ops: Ops, config: LlamaConfig, w: LayerWeights, s: DecoderStat
     ops.matmul(_flat(s.v_LGE), s.normed_LD, w.v_proj, step)
     ops.rope(s.q_LHE, s.cos_TE, s.sin_TE, step)
     ops.cache_append(cache, s.k_LGE, s.v_LGE, s.cos_TE, s.sin_TE, step)
-    ops.attention(s.mixed_LHE, s.q_LHE, cache, s.scores, config.head_dim**-0.5, step)
+    ops.attention(s.mixed_LHE, s.q_LHE, cache, s.partials, config.head_dim**-0.5, step)
     ops.quantize(s.mixed_LD, _flat(s.mixed_LHE), step)
     ops.matmul(s.hidden_LD, s.mixed_LD, w.o_proj, step, accumulate=True)
 

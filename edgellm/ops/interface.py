@@ -23,7 +23,9 @@ U8 = npt.NDArray[np.uint8]
 F16 = npt.NDArray[np.float16]
 
 TILE = 16  # rows of a packed tile
-HEADS_AT_ONCE = 4  # query heads that attention handles together, each with a row of scratch
+KEY_TILE = 64  # keys that lie side by side in the cache
+ATTENTION_KEYS = 128  # keys of a block of attention
+ATTENTION_ROWS = 16  # query rows, each a head of a token, that attention handles together
 MAX_HEAD_DIM = 256  # of E
 
 
@@ -114,15 +116,33 @@ class PackedMatrix:
 
 @dataclass(frozen=True)
 class CacheLayer:
-    """One layer's keys [G, context / 16, E, 16] and values [G, context, E], both float16 or both float32."""
+    """One layer's keys [G, context / KEY_TILE, E, KEY_TILE] and values [G, context, E], both float16 or both float32."""
 
     keys: F16 | F32
     values: F16 | F32
 
     @property
     def context(self) -> int:
-        """Positions that fit, a multiple of 16."""
+        """Positions that fit, a multiple of KEY_TILE."""
         return int(self.values.shape[1])
+
+
+@dataclass(frozen=True)
+class Partials:
+    """What attention to each block of keys gave, kept where threads share out the blocks: scratch that the layers use in turn.
+
+    With U units, the key/value heads times the tiles of ATTENTION_ROWS that their query heads make, blocks float32 [U, context /
+    ATTENTION_KEYS, ATTENTION_ROWS (E + 2)], and arrived int32 [U], zeros between steps; divisions are rounded up.
+    """
+
+    blocks: F32
+    arrived: I32
+
+    @staticmethod
+    def shapes(heads: int, kv_heads: int, head_dim: int, context: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of blocks and of arrived."""
+        units = kv_heads * -(-heads // kv_heads // ATTENTION_ROWS)
+        return (units, -(-context // ATTENTION_KEYS), ATTENTION_ROWS * (head_dim + 2)), (units,)
 
 
 class Ops(Protocol):
@@ -146,8 +166,8 @@ class Ops(Protocol):
     def cache_append(self, cache: CacheLayer, k: F32, v: F32, cos: F32, sin: F32, step: Step) -> None:
         """Store rope(k) and v, float32 [L, G, E], at positions T.. of the cache."""
 
-    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: F32, scale: float, step: Step) -> None:
-        """out = softmax(scale * q keys^T, causal) values; q and out float32 [L, H, E]; scratch [threads, HEADS_AT_ONCE, context]."""
+    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: Partials, scale: float, step: Step) -> None:
+        """out = softmax(scale * q keys^T, causal) values; q and out float32 [L, H, E]."""
 
     def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
         """out = quantize(gate / (1 + exp(-gate)) * up); gate and up float32 [L, F]."""

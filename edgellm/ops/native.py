@@ -18,13 +18,14 @@ from edgellm.formats.matrix import BLOCK, QuantizedMatrix, Scheme
 from edgellm.ops.interface import (
     F16,
     F32,
-    HEADS_AT_ONCE,
     I32,
+    KEY_TILE,
     MAX_HEAD_DIM,
     U8,
     Activation,
     CacheLayer,
     PackedMatrix,
+    Partials,
     Step,
     packed_bytes,
 )
@@ -114,8 +115,6 @@ class Plan:
             raise NativeError(f"no plan could be made for {isa!r}: out of memory")
         self.pointer = ffi.gc(pointer, lib.el_plan_free)
         self._recorded: list[tuple[int, Work]] = []
-        self.max_threads = MAX_THREADS
-        """Of a pool that runs it: the fewest that the ops' scratch has room for."""
         self._buffers: list[Any] = []  # what the ops point to lives as long as the plan
 
     def __len__(self) -> int:
@@ -127,9 +126,7 @@ class Plan:
         isa = ISAS.index(self.isa)
         return [RecordedOp(_OP_NAMES[kind], ffi.string(lib.el_kernel_name(isa, kind)).decode(), work) for kind, work in self._recorded]
 
-    def append(
-        self, op: CData, work: Work, reads: Sequence[npt.NDArray[Any]], writes: Sequence[npt.NDArray[Any]], max_threads: int = MAX_THREADS
-    ) -> None:
+    def append(self, op: CData, work: Work, reads: Sequence[npt.NDArray[Any]], writes: Sequence[npt.NDArray[Any]]) -> None:
         """Add a filled `el_op`; the arrays that it reads and writes are kept alive."""
         if not all(array.flags.writeable for array in writes) or _overlap(reads, writes):
             raise InvalidRequestError(f"{_OP_NAMES[op.kind]}: results must go to writable arrays that are not among the inputs")
@@ -137,12 +134,9 @@ class Plan:
             raise NativeError("the plan can't grow: out of memory")
         self._recorded.append((op.kind, work))
         self._buffers += [*reads, *writes]
-        self.max_threads = min(self.max_threads, max_threads)
 
     def bind(self, pool: Pool, step: Step) -> CData:
         """What `replay` takes: the C arguments, converted once."""
-        if pool.threads > self.max_threads:
-            raise InvalidRequestError(f"the plan's scratch serves {self.max_threads} threads; the pool has {pool.threads}")
         return self.pointer, pool.pointer, _pointer("el_step *", step.array), ffi.NULL
 
     def run(self, pool: Pool, step: Step) -> None:
@@ -256,7 +250,7 @@ def _fill_activation(field: CData, a: Activation) -> None:
 
 def _fill_cache(field: CData, cache: CacheLayer) -> None:
     heads, context, head_dim = cache.values.shape
-    if cache.keys.shape != (heads, context // 16, head_dim, 16) or context % 16 or cache.keys.dtype != cache.values.dtype:
+    if cache.keys.shape != (heads, context // KEY_TILE, head_dim, KEY_TILE) or context % KEY_TILE or cache.keys.dtype != cache.values.dtype:
         raise InvalidRequestError(
             f"cache keys {cache.keys.shape} {cache.keys.dtype} don't match values {cache.values.shape} {cache.values.dtype}"
         )
@@ -299,7 +293,7 @@ def _parts(*buffers: Activation | CacheLayer | PackedMatrix | npt.NDArray[Any]) 
 class _NativeOps:
     """Fills one `el_op` for each method of `interface.Ops` and hands it to `_emit` with its work, and what it reads and writes."""
 
-    def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
+    def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step) -> None:
         raise NotImplementedError
 
     def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
@@ -371,22 +365,26 @@ class _NativeOps:
         _fill_cache(args.cache, cache)
         self._emit(op, Work(k.shape[1:]), [k, v, cos, sin], _parts(cache), step)
 
-    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: F32, scale: float, step: Step) -> None:
+    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: Partials, scale: float, step: Step) -> None:
         """out = softmax(scale * q keys^T, causal) values."""
         heads, kv_heads = q.shape[1], cache.values.shape[0]
         for name, array in (("q", q), ("out", out)):
             _check(f"attention: {name}", array, np.float32, heads, cache.values.shape[2])
         if heads % kv_heads:
             raise InvalidRequestError(f"attention: {heads} query heads can't share {kv_heads} key/value heads evenly")
-        _check("attention: scratch", scratch, np.float32, HEADS_AT_ONCE, cache.context)
+        blocks, arrived = Partials.shapes(heads, kv_heads, q.shape[2], cache.context)
+        for part, dtype, shape in ((scratch.blocks, np.float32, blocks), (scratch.arrived, np.int32, arrived)):
+            if part.dtype != dtype or part.shape != shape:
+                raise InvalidRequestError(f"attention: scratch {np.dtype(dtype).name} {shape} is needed, not {part.dtype} {part.shape}")
         op = ffi.new("el_op *", {"kind": lib.EL_OP_ATTENTION})
         args = op.args.attention
-        args.q, args.out, args.scratch = (_pointer("float *", a) for a in (q, out, scratch))
+        args.q, args.out, args.partials = (_pointer("float *", a) for a in (q, out, scratch.blocks))
+        args.arrived = _pointer("int32_t *", scratch.arrived)
         args.heads, args.scale = heads, scale
         _fill_cache(args.cache, cache)
         bytes_per_position = (cache.keys.nbytes + cache.values.nbytes) // cache.context
         work = Work(q.shape[1:], bytes_per_position=bytes_per_position, per_pair=2 * q[0].size)
-        self._emit(op, work, _parts(q, cache), [out, scratch], step, max_threads=len(scratch))
+        self._emit(op, work, _parts(q, cache), [out, scratch.blocks, scratch.arrived], step)
 
     def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
         """out = quantize(gate / (1 + exp(-gate)) * up)."""
@@ -419,14 +417,13 @@ class Recorder(_NativeOps):
         reads: _Arrays,
         writes: _Arrays,
         step: Step,  # noqa: ARG002 - a plan takes its step when it is replayed
-        max_threads: int = MAX_THREADS,
     ) -> None:
         if _overlap(self._written, reads + writes) or _overlap(self._read, writes):
             op.barrier = 1
             self._read, self._written = [], []
         self._read += reads
         self._written += writes
-        self.plan.append(op, work, reads, writes, max_threads)
+        self.plan.append(op, work, reads, writes)
 
 
 class Eager(_NativeOps):
@@ -435,7 +432,7 @@ class Eager(_NativeOps):
     def __init__(self, isa: str, pool: Pool) -> None:
         self.isa, self.pool = isa, pool
 
-    def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
+    def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step) -> None:
         plan = Plan(self.isa)
-        plan.append(op, work, reads, writes, max_threads)
+        plan.append(op, work, reads, writes)
         plan.run(self.pool, step)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.formats.matrix import BLOCK
-from edgellm.ops.interface import F32, I32, Activation, CacheLayer, PackedMatrix, Step
+from edgellm.ops.interface import F32, I32, KEY_TILE, Activation, CacheLayer, PackedMatrix, Partials, Step
 
 F64 = npt.NDArray[np.float64]
 
@@ -82,10 +82,10 @@ class Reference:
         """Store rope(k) and v at positions T.. ."""
         positions = np.arange(step.position, step.position + step.n_tokens)
         keys_LGE = rotated(k[: step.n_tokens], cos, sin, step.position).astype(np.float32)
-        cache.keys[:, positions // 16, :, positions % 16] = keys_LGE
+        cache.keys[:, positions // KEY_TILE, :, positions % KEY_TILE] = keys_LGE
         cache.values[:, positions] = v[: step.n_tokens].transpose(1, 0, 2)
 
-    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: F32, scale: float, step: Step) -> None:  # noqa: ARG002
+    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: Partials, scale: float, step: Step) -> None:  # noqa: ARG002
         """out = softmax(scale * q keys^T, causal) values."""
         length, heads, dim = step.n_tokens, q.shape[1], q.shape[2]
         total, kv_heads = step.position + length, cache.values.shape[0]

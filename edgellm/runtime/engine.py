@@ -18,7 +18,7 @@ from edgellm.formats.fetch import resolve_model
 from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import DecoderWeights, forward
 from edgellm.ops import native
-from edgellm.ops.interface import Ops, Step
+from edgellm.ops.interface import KEY_TILE, Ops, Step
 from edgellm.runtime.cores import default_threads, warn_of_too_many
 from edgellm.runtime.generate import Generation, generate
 from edgellm.runtime.sampling import SamplingParams
@@ -67,9 +67,9 @@ class Engine:
             raise ModelFileError(f"{path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {self.config.vocab_size}")
         self.chat_template = checkpoint.chat_template
         weights, weight_bytes = load_weights(checkpoint, self.config)
-        room = -(-self.context // 16) * 16
+        room = -(-self.context // KEY_TILE) * KEY_TILE
         cache, cache_bytes = new_cache(self.config, room, np.float16 if kv_dtype == "f16" else np.float32)
-        state, state_bytes = new_state(self.config, cache, min(prefill_chunk, self.context), room, self.threads, keep_exact_activations)
+        state, state_bytes = new_state(self.config, cache, min(prefill_chunk, self.context), room, keep_exact_activations)
         self._bytes = {"weights": weight_bytes, "kv_cache": cache_bytes, "workspace": state_bytes}
         self._state, self._step = state, Step()
         self.plan: native.Plan | None = None

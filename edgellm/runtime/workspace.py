@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from edgellm.formats.matrix import BLOCK
 from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import DecoderState
 from edgellm.model.rope import cos_sin
-from edgellm.ops.interface import HEADS_AT_ONCE, Activation, CacheLayer
+from edgellm.ops.interface import KEY_TILE, Activation, CacheLayer, Partials
 
 _ALIGNMENT = 64  # bytes: a cache line, and an AVX-512 register
 
@@ -65,37 +66,43 @@ def new_activation(arena: Arena, length: int, cols: int, exact: bool = False) ->
     )
 
 
-def _state_bytes(config: LlamaConfig, length: int, context: int, threads: int) -> int:
+def _state_bytes(config: LlamaConfig, length: int, context: int) -> int:
     """An upper bound on what `new_state` hands out, the cache aside."""
     wide = config.num_attention_heads * config.head_dim
     narrow = config.num_key_value_heads * config.head_dim
     floats = config.hidden_size + 2 * wide + 2 * narrow + 2 * config.intermediate_size + config.vocab_size + 1
     activations = 2 * (config.hidden_size + wide + config.intermediate_size)  # codes, and 12 bytes a group of 32
-    tables = 2 * context * config.head_dim // 2 + threads * HEADS_AT_ONCE * context
+    tables = 2 * context * config.head_dim // 2 + sum(math.prod(shape) for shape in _partials(config, context))
     return length * (4 * floats + activations) + 4 * tables + 40 * _ALIGNMENT
 
 
+def _partials(config: LlamaConfig, context: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return Partials.shapes(config.num_attention_heads, config.num_key_value_heads, config.head_dim, context)
+
+
 def new_cache(config: LlamaConfig, context: int, dtype: npt.DTypeLike) -> tuple[tuple[CacheLayer, ...], int]:
-    """The key/value cache of every layer for `context` positions (a multiple of 16), and its bytes."""
+    """The key/value cache of every layer for `context` positions (a multiple of KEY_TILE), and its bytes."""
     heads, dim, layers = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
     arena = Arena(2 * layers * aligned(heads * context * dim * np.dtype(dtype).itemsize))
     cache = tuple(
-        CacheLayer(arena.empty((heads, context // 16, dim, 16), dtype), arena.empty((heads, context, dim), dtype)) for _ in range(layers)
+        CacheLayer(arena.empty((heads, context // KEY_TILE, dim, KEY_TILE), dtype), arena.empty((heads, context, dim), dtype))
+        for _ in range(layers)
     )
     return cache, arena.nbytes
 
 
 def new_state(
-    config: LlamaConfig, cache: tuple[CacheLayer, ...], length: int, context: int, threads: int, exact: bool = False
+    config: LlamaConfig, cache: tuple[CacheLayer, ...], length: int, context: int, exact: bool = False
 ) -> tuple[DecoderState, int]:
     """Buffers for steps of up to `length` tokens, and their bytes; `exact` also keeps unquantized activations."""
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    arena = Arena(_state_bytes(config, length, context, threads))
+    arena = Arena(_state_bytes(config, length, context))
 
     def floats(*shape: int) -> npt.NDArray[np.float32]:
         return arena.empty(shape, np.float32)
 
     cos, sin = floats(context, dim // 2), floats(context, dim // 2)
+    blocks, arrived = _partials(config, context)
     cos[:], sin[:] = cos_sin(config.rope_theta, dim, context)
     state = DecoderState(
         tokens_L=arena.empty((length,), np.int32),
@@ -110,7 +117,7 @@ def new_state(
         up_LF=floats(length, config.intermediate_size),
         gated_LF=new_activation(arena, length, config.intermediate_size, exact),
         logits_LV=floats(length, config.vocab_size),
-        scores=floats(threads, HEADS_AT_ONCE, context),
+        partials=Partials(floats(*blocks), arena.empty(arrived, np.int32)),
         cos_TE=cos,
         sin_TE=sin,
         cache=cache,

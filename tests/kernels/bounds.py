@@ -15,10 +15,12 @@ norm       K / 16 fmas a lane and 4 additions sum squares, which are positive: g
 exp        r = x - n ln 2 is off by u |r| at most, |r| <= 0.35; Horner's last step rounds by u, the one before by u |r| / e^r <= 0.42 u,
            all earlier ones by 0.1 u; the polynomial is truncated by 0.1 u: 2 u in sum, and 3 u with the error of ln 2's parts.
 swiglu     exp, 1 + ., gate / ., times up; where -gate > 88 exp stops growing, and the result is below |gate up| e^-88.
-attention  a score is E fmas and a product: off by D = gamma(E + 2) |scale| sum|q k|. Subtracting the largest rounds by u R, R the
-           scores' range and at most 88, where exp stops. So each p_t is off by e^(D + u R) (1 + 3 u) relatively, and so is their
-           sum; the sum rounds T / 16 + 4 times, the T fmas of the values T times, 1 / sum and the product twice. Keys below
-           e^-87 count as e^-87.
+attention  a score is E fmas and a product: off by D = gamma(E + 2) |scale| sum|q k|. A key's weight is the product of n exps at most, n
+           the number of blocks: one within its block, one for each merge from its block's on. Their arguments are differences
+           of largests, each rounded by u times itself: by 3 u R in all, R the scores' range and at most 88, where exp stops, once
+           within the block, once where it is merged, once for the rises of the largest after it. So each weight is off by
+           e^(D + 3 u R) (1 + 3 n u) relatively, and so is their sum. Of B keys a block, the sum rounds B / 16 + 4 times and the fmas
+           of the values B times, each merge both twice; 1 / sum and the product once each. Keys below e^-87 count as e^-87.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.formats.matrix import BLOCK, Scheme
+from edgellm.ops.interface import ATTENTION_KEYS
 
 F64 = npt.NDArray[np.float64]
 
@@ -70,6 +73,7 @@ def rope(low: npt.NDArray[Any], high: npt.NDArray[Any], cos: npt.NDArray[Any], s
 
 def attention(score_magnitudes: F64, score_range: F64, values: F64, tokens: int, head_dim: int) -> F64:
     """score_magnitudes: the largest |scale| sum|q k|; score_range: largest less smallest score; values: the largest |v|; each [L, H]."""
-    off = gamma(head_dim + 2) * score_magnitudes + U * np.minimum(score_range, 88)
-    relative = np.expm1(2 * off) + 2 * gamma(EXP) + gamma(tokens + tokens // 16 + 4 + 4)
+    blocks, keys = -(-tokens // ATTENTION_KEYS), min(tokens, ATTENTION_KEYS)
+    off = gamma(head_dim + 2) * score_magnitudes + 3 * U * np.minimum(score_range, 88)
+    relative = np.expm1(2 * off) + 2 * gamma(EXP * blocks) + gamma(keys + keys // 16 + 4 + 4 * (blocks - 1) + 4)
     return np.asarray(values * (relative + 2 * tokens * np.exp(-87.0)) + TINY)

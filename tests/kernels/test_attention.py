@@ -9,17 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgellm.ops.interface import Ops
+from edgellm.ops.interface import KEY_TILE, Ops, Partials
 from tests.kernels import bounds
 from tests.kernels.calls import Results, assert_same_bits, assert_within, native_results, reference_results, step
 from tests.kernels.data import NASTY, normal, sprinkled
 from tests.kernels.space import Array, Space
 
 HEAD_DIMS = [16, 32, 48, 64, 80, 96, 128, 256]
-RATIOS = [1, 2, 3, 4, 5, 7, 8]
-POSITIONS = [0, 1, 15, 16, 17, 31, 127, 500]
+RATIOS = [1, 2, 3, 4, 5, 7, 8, 17]  # 17 heads are more rows than are handled together
+POSITIONS = [0, 1, 15, 16, 17, 63, 64, 126, 127, 128, 255, 500]  # around tiles and blocks of keys
 DTYPES = [np.float16, np.float32]
-MOST_THREADS = 5
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,13 @@ class Attention:
         keys = np.full((kv_heads, self.context, head_dim), np.nan, self.keys.dtype)
         values = keys.copy()
         keys[:, :total], values[:, :total] = self.keys.transpose(1, 0, 2), self.values.transpose(1, 0, 2)
-        tiles = keys.reshape(kv_heads, self.context // 16, 16, head_dim).transpose(0, 1, 3, 2)
-        cache, scratch = space.cache(tiles, values), space.empty((MOST_THREADS, 4, self.context), np.float32)
+        tiles = keys.reshape(kv_heads, self.context // KEY_TILE, KEY_TILE, head_dim).transpose(0, 1, 3, 2)
+        blocks, arrived = Partials.shapes(heads, kv_heads, head_dim, self.context)
+        scratch = Partials(space.empty(blocks, np.float32), space.empty(arrived, np.int32))
+        scratch.arrived[:] = 0
         out = space.output(length, heads, head_dim)
-        ops.attention(out, space.input(self.q), cache, scratch, self.scale, step(self.position, length))
-        return {"out": out[:length]}
+        ops.attention(out, space.input(self.q), space.cache(tiles, values), scratch, self.scale, step(self.position, length))
+        return {"out": out[:length], "arrived": scratch.arrived}
 
 
 def random_attention(
@@ -61,7 +62,9 @@ def random_attention(
     rng = np.random.default_rng([head_dim, ratio, position, length])
     total = position + length
     keys, values = (normal(rng, total, kv_heads, head_dim, size=size).astype(dtype) for _ in range(2))
-    return Attention(normal(rng, length, kv_heads * ratio, head_dim, size=size), keys, values, head_dim**-0.5, -(-total // 16) * 16 + 16)
+    return Attention(
+        normal(rng, length, kv_heads * ratio, head_dim, size=size), keys, values, head_dim**-0.5, (total // KEY_TILE + 1) * KEY_TILE
+    )
 
 
 def assert_near_reference(call: Attention, got: Results) -> None:
@@ -80,6 +83,7 @@ def check(call: Attention, isa: str, threads: int = 1) -> None:
     got = native_results(call, isa, threads)
     assert_same_bits(call, native_results(call, "scalar"), got)
     assert_near_reference(call, got)
+    assert not got["arrived"].any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -111,22 +115,24 @@ def test_every_number_of_heads(isa: str, kv_heads: int) -> None:
 @pytest.mark.parametrize("threads", [2, 3, 5])
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_threads_change_no_bit(isa: str, threads: int, ratio: int) -> None:
-    """Threads cut between any two heads, so that heads that share keys land in other runs."""
-    for length in (1, 2, 5):
-        check(random_attention(48, ratio, length=length), isa, threads)
+    """Threads share out blocks of keys where there are few rows, and rows where there are many."""
+    for position, length in ((17, 1), (300, 1), (300, 2), (300, 5), (127, 40)):
+        check(random_attention(48, ratio, position, length), isa, threads)
 
 
 def test_tokens_at_once_or_one_by_one_give_the_same_bits(isa: str) -> None:
-    call = random_attention(64, ratio=3, position=11, length=23)
+    """Also where a token begins a block of keys, and where what a token must not see is not finite."""
+    call = random_attention(64, ratio=3, position=115, length=23)
+    call.keys[-5:], call.values[-3:] = np.inf, np.nan
     together = native_results(call, isa)["out"]
     for token in range(23):
-        alone = replace(call, q=call.q[token : token + 1], keys=call.keys[: 12 + token], values=call.values[: 12 + token])
+        alone = replace(call, q=call.q[token : token + 1], keys=call.keys[: 116 + token], values=call.values[: 116 + token])
         assert_same_bits(alone, {"out": together[token : token + 1]}, native_results(alone, isa))
 
 
 def test_what_follows_in_the_cache_changes_nothing(isa: str) -> None:
     call = random_attention(position=20)
-    assert_same_bits(call, native_results(call, isa), native_results(replace(call, context=128), isa))
+    assert_same_bits(call, native_results(call, isa), native_results(replace(call, context=256), isa))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -164,7 +170,7 @@ def test_nasty_floats_give_the_same_bits(isa: str, dtype: npt.DTypeLike) -> None
         replace(base, q=nasty_q),
         replace(base, keys=keys),
         replace(base, values=values),
-        Attention(nasty_q, keys, values, 1.0, 64),
+        Attention(nasty_q, keys, values, 1.0, KEY_TILE),
     ):
         assert_same_bits(call, native_results(call, "scalar"), native_results(call, isa))
 
@@ -182,7 +188,7 @@ def test_one_nasty_key_gives_the_same_bits(isa: str, value: np.float32) -> None:
 def test_every_float16_value_is_widened_exactly(isa: str) -> None:
     """A single key has weight 1, so the output is its value: 256 heads of 256 elements hold every pattern of bits."""
     values = np.arange(65536, dtype=np.uint16).view(np.float16).reshape(1, 256, 256)
-    call = Attention(np.zeros((1, 256, 256), np.float32), np.zeros_like(values), values, 1.0, 16)
+    call = Attention(np.zeros((1, 256, 256), np.float32), np.zeros_like(values), values, 1.0, KEY_TILE)
     with np.errstate(invalid="ignore"):  # NaN among them
         expected = values.astype(np.float32) + np.float32(0)  # -0 becomes 0 when it is added to the sum
     assert_same_bits(call, {"out": expected}, native_results(call, isa))

@@ -30,7 +30,7 @@ class Tape:
     def __init__(self) -> None:
         self.barriers: list[bool] = []
 
-    def append(self, op: Any, work: Any, reads: Sequence[Any], writes: Sequence[Any], max_threads: int) -> None:
+    def append(self, op: Any, work: Any, reads: Sequence[Any], writes: Sequence[Any]) -> None:
         self.barriers.append(bool(op.barrier))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgellm.ops.interface import Ops
+from edgellm.ops.interface import KEY_TILE, Ops
 from tests.kernels import bounds
 from tests.kernels.calls import Results, assert_same_bits, assert_within, native_results, reference_results, step
 from tests.kernels.data import F32, normal, sprinkled
@@ -66,7 +66,7 @@ class Append:
 
     def run(self, ops: Ops, space: Space) -> Results:
         length, heads, head_dim = self.k.shape
-        keys = np.ones((heads, CONTEXT // 16, head_dim, 16), self.dtype)
+        keys = np.ones((heads, CONTEXT // KEY_TILE, head_dim, KEY_TILE), self.dtype)
         cache = space.cache(keys, np.ones((heads, CONTEXT, head_dim), self.dtype), writable=True)
         cos, sin = space.input(self.tables.cos), space.input(self.tables.sin)
         ops.cache_append(cache, space.input(self.k), space.input(self.v), cos, sin, step(self.position, length))

@@ -31,7 +31,7 @@ def test_a_matrix_larger_than_the_working_set_is_taken_once(isa: str) -> None:
 
 
 def test_caches_fill_the_working_set(isa: str) -> None:
-    bench = microbench.attention(Setting(isa, n_tokens=2, position=13, threads=2), 4, 2, 16, working_set=3 * 2 * 2 * 16 * 16 * 2)
+    bench = microbench.attention(Setting(isa, n_tokens=2, position=13, threads=2), 4, 2, 16, working_set=3 * 2 * 2 * 64 * 16 * 2)
     bench.run()
     assert bench.calls == 3
     assert bench.streamed_bytes == 3 * 2 * 2 * 15 * 16 * 2

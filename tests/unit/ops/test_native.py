@@ -12,9 +12,20 @@ import pytest
 from edgellm.errors import InvalidRequestError, NativeError
 from edgellm.formats.matrix import INT4, INT8, QuantizedMatrix, Scheme
 from edgellm.ops import native
-from edgellm.ops.interface import HEADS_AT_ONCE, MAX_HEAD_DIM, Activation, CacheLayer, PackedMatrix, Step, packed_bytes
+from edgellm.ops.interface import (
+    ATTENTION_KEYS,
+    ATTENTION_ROWS,
+    KEY_TILE,
+    MAX_HEAD_DIM,
+    Activation,
+    CacheLayer,
+    PackedMatrix,
+    Partials,
+    Step,
+    packed_bytes,
+)
 
-L, D, H, G, E, N, CONTEXT = 4, 64, 4, 2, 16, 48, 32
+L, D, H, G, E, N, CONTEXT = 4, 64, 4, 2, 16, 48, 64
 
 
 def zeros(*shape: int, dtype: Any = np.float32) -> Any:
@@ -32,7 +43,12 @@ def packed(rows: int = N, cols: int = D, scheme: Scheme = INT8) -> PackedMatrix:
 
 
 def cache(heads: int = G, head_dim: int = E, context: int = CONTEXT, dtype: Any = np.float16) -> CacheLayer:
-    return CacheLayer(zeros(heads, context // 16, head_dim, 16, dtype=dtype), zeros(heads, context, head_dim, dtype=dtype))
+    return CacheLayer(zeros(heads, context // KEY_TILE, head_dim, KEY_TILE, dtype=dtype), zeros(heads, context, head_dim, dtype=dtype))
+
+
+def scratch(heads: int = H, kv_heads: int = G, context: int = CONTEXT) -> Partials:
+    blocks, arrived = Partials.shapes(heads, kv_heads, E, context)
+    return Partials(zeros(*blocks), zeros(*arrived, dtype=np.int32))
 
 
 def read_only(array: Any) -> Any:
@@ -47,7 +63,7 @@ def misaligned(*shape: int) -> Any:
 
 TOKENS = zeros(L, dtype=np.int32)
 TABLE, ROPE = zeros(CONTEXT, E // 2), (zeros(CONTEXT, E // 2), zeros(CONTEXT, E // 2))
-HEADS, SCRATCH = (L, H, E), zeros(1, 4, CONTEXT)
+HEADS = (L, H, E)
 
 # op, the arguments that it takes, and for each refusal the arguments that are different and what the message says.
 CALLS: dict[str, dict[str, Any]] = {
@@ -57,7 +73,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "matmul": {"out": zeros(L, N), "x": activation(), "w": packed()},
     "rope": {"x": zeros(*HEADS), "cos": ROPE[0], "sin": ROPE[1]},
     "cache_append": {"cache": cache(), "k": zeros(L, G, E), "v": zeros(L, G, E), "cos": ROPE[0], "sin": ROPE[1]},
-    "attention": {"out": zeros(*HEADS), "q": zeros(*HEADS), "cache": cache(), "scratch": SCRATCH, "scale": 0.25},
+    "attention": {"out": zeros(*HEADS), "q": zeros(*HEADS), "cache": cache(), "scratch": scratch(), "scale": 0.25},
     "swiglu_quantize": {"out": activation(), "gate": zeros(L, D), "up": zeros(L, D)},
 }
 REFUSALS: list[tuple[str, dict[str, Any], str]] = [
@@ -81,21 +97,23 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("matmul", {"w": replace(packed(), rows=49), "out": zeros(L, 49)}, "49 x 64 packed as int8-g32 has (4096, 256) bytes, not (3072, 192)"),
     ("rope", {"x": zeros(L, H, 24)}, "head size must be a multiple of 16 up to 256, not 24"),
     ("rope", {"x": zeros(L, H, 272)}, "head size must be a multiple of 16 up to 256, not 272"),
-    ("rope", {"cos": zeros(CONTEXT, E)}, "cos: expected float32 [L, 8], got float32 (32, 16)"),
-    ("rope", {"sin": zeros(CONTEXT, E)}, "sin: expected float32 [L, 8], got float32 (32, 16)"),
-    ("rope", {"sin": zeros(CONTEXT - 1, E // 2)}, "cos has 32 positions and sin 31"),
+    ("rope", {"cos": zeros(CONTEXT, E)}, "cos: expected float32 [L, 8], got float32 (64, 16)"),
+    ("rope", {"sin": zeros(CONTEXT, E)}, "sin: expected float32 [L, 8], got float32 (64, 16)"),
+    ("rope", {"sin": zeros(CONTEXT - 1, E // 2)}, "cos has 64 positions and sin 63"),
     ("rope", {"x": ROPE[0].reshape(CONTEXT // 2, 1, E)}, "not among the inputs"),
     ("cache_append", {"k": zeros(L, G + 1, E)}, "cache_append: k: expected float32 [L, 2, 16]"),
     ("cache_append", {"v": zeros(L, G, E, dtype=np.float16)}, "cache_append: v: expected float32 [L, 2, 16], got float16"),
-    ("cache_append", {"cos": zeros(16, E // 2), "sin": zeros(16, E // 2)}, "cos and sin have 16 positions; the cache has 32"),
-    ("cache_append", {"cache": replace(cache(), keys=cache(context=48).keys)}, "cache keys (2, 3, 16, 16) float16 don't match"),
-    ("cache_append", {"cache": replace(cache(), keys=cache(dtype=np.float32).keys)}, "float32 don't match values (2, 32, 16) float16"),
+    ("cache_append", {"cos": zeros(16, E // 2), "sin": zeros(16, E // 2)}, "cos and sin have 16 positions; the cache has 64"),
+    ("cache_append", {"cache": replace(cache(), keys=cache(context=128).keys)}, "cache keys (2, 2, 16, 64) float16 don't match"),
+    ("cache_append", {"cache": replace(cache(), keys=cache(dtype=np.float32).keys)}, "float32 don't match values (2, 64, 16) float16"),
     ("cache_append", {"cache": cache(dtype=np.float64)}, "a cache holds float16 or float32, not float64"),
-    ("cache_append", {"cache": CacheLayer(zeros(G, 1, E, 16), zeros(G, 24, E))}, "don't match values (2, 24, 16)"),
+    ("cache_append", {"cache": CacheLayer(zeros(G, 1, E, 64), zeros(G, 48, E))}, "don't match values (2, 48, 16)"),
     ("attention", {"q": zeros(L, H, E + 16)}, "attention: q: expected float32 [L, 4, 16]"),
     ("attention", {"out": zeros(L, H - 1, E)}, "attention: out: expected float32 [L, 4, 16]"),
     ("attention", {"q": zeros(L, 3, E), "out": zeros(L, 3, E)}, "3 query heads can't share 2 key/value heads evenly"),
-    ("attention", {"scratch": zeros(1, 4, CONTEXT - 16)}, "attention: scratch: expected float32 [L, 4, 32]"),
+    ("attention", {"scratch": scratch(context=192)}, "scratch float32 (2, 1, 288) is needed, not float32 (2, 2, 288)"),
+    ("attention", {"scratch": scratch(heads=34)}, "scratch float32 (2, 1, 288) is needed, not float32 (4, 1, 288)"),
+    ("attention", {"scratch": replace(scratch(), arrived=zeros(2))}, "scratch int32 (2,) is needed, not float32 (2,)"),
     ("attention", {"out": CALLS["attention"]["q"]}, "not among the inputs"),
     ("swiglu_quantize", {"gate": zeros(L, D - 32)}, "swiglu_quantize: gate: expected float32 [L, 64]"),
     ("swiglu_quantize", {"up": zeros(L, D, dtype=np.float64)}, "swiglu_quantize: up: expected float32 [L, 64], got float64"),
@@ -124,19 +142,11 @@ def test_refusals(op: str, changes: dict[str, Any], message: str, step: Step) ->
     assert len(recorder.plan) == 0
 
 
-def test_a_pool_with_more_threads_than_the_scratch_serves_is_refused(step: Step) -> None:
-    recorder = native.Recorder("scalar")
-    recorder.attention(**CALLS["attention"], step=step)
-    threads = len(SCRATCH)
-    recorder.plan.bind(native.Pool(threads), step)
-    with pytest.raises(InvalidRequestError, match=f"scratch serves {threads} threads; the pool has {threads + 1}"):
-        recorder.plan.bind(native.Pool(threads + 1), step)
-
-
 def test_sizes_that_c_and_python_both_know_agree() -> None:
     from edgellm._native import lib
 
-    assert (lib.EL_HEADS_AT_ONCE, lib.EL_MAX_HEAD_DIM) == (HEADS_AT_ONCE, MAX_HEAD_DIM)
+    assert (lib.EL_KEY_TILE, lib.EL_ATTENTION_KEYS, lib.EL_ATTENTION_ROWS) == (KEY_TILE, ATTENTION_KEYS, ATTENTION_ROWS)
+    assert lib.EL_MAX_HEAD_DIM == MAX_HEAD_DIM
 
 
 def test_columns_that_no_group_fills_are_refused() -> None:
