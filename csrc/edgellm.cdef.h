@@ -161,6 +161,12 @@ int el_plan_count(const el_plan *plan);
  * op's wall time in nanoseconds (and then a barrier follows each op). 0, or -1: a forked child could start no threads. */
 int el_plan_run(const el_plan *plan, el_pool *pool, const el_step *step, int64_t *op_ns);
 
+/* ---- memory ---------------------------------------------------------------------------------------------------- */
+int el_lock(const void *data, int64_t bytes);   /* brings the pages in and keeps them; 0, or errno: refused */
+int el_lock_all(void);                  /* the same for all that the process has mapped and will map */
+void el_unlock_all(void);
+void el_trim(void);                     /* gives free heap memory back to the system, where the C library can */
+
 /* ---- for measurements ----------------------------------------------------------------------------------------- */
 enum { EL_READ_BLOCK = 256 };
 

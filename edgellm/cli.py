@@ -249,13 +249,14 @@ def generate(prompt: str, max_tokens: int, stop: tuple[str, ...], as_chat: bool,
       echo "def fib(n):" | edgellm generate -p - --stop "def " --json
     """
     from edgellm.runtime.generate import generate as run
-    from edgellm.text import chat as template
 
     sampling = _sampling(options)
     text = _standard_input() if prompt == "-" else prompt
     model = options["model"]
     engine = _load(options)
     if as_chat:
+        from edgellm.text import chat as template  # with jinja2, which is megabytes that a raw prompt does without
+
         ids = template.prompt_ids(engine.tokenizer, engine.chat_template, [{"role": "user", "content": text}])
     else:
         ids = engine.tokenizer.encode(text)

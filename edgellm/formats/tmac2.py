@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,10 @@ def read_tmac2(path: Path) -> Checkpoint:
         _require_layout(file, specs)
     except EdgeLLMError as error:
         raise type(error)(f"{path}: {error}") from error
+    data = replace(file, header=b"", metadata={})  # the tensors outlive the header, which holds the tokenizer twice
     return Checkpoint(
         config=config,
-        tensors=LazyTensors(specs, lambda name: _tensor(file, name, specs[name])),
+        tensors=LazyTensors(specs, lambda name: _tensor(data, name, specs[name])),
         tokenizer_json=_text(file, "tokenizer.json"),
         chat_template=file.metadata.get("chat_template"),
         provenance=_json_object(file, "provenance"),

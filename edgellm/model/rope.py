@@ -11,7 +11,7 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 MAX_POSITIONS = 1 << 20  # the argument reduction below is exact for angles up to here; theta >= 1 keeps angles below positions
-_BLOCK = 4096  # positions at a time, so that the float64 intermediates stay small
+_BLOCK = 256  # positions at a time: the float64 intermediates stay in the cache
 
 # pi/2 in three parts of 33 bits, so that n * part is exact for n < 2^20 (Cody and Waite, 1980).
 _HALF_PI = tuple(float.fromhex(part) for part in ("0x1.921fb544p+0", "0x1.0b4611a6p-34", "0x1.3198a2e037073p-69"))

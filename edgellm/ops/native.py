@@ -183,6 +183,31 @@ def pack(matrix: QuantizedMatrix, codes: U8, scales: F16) -> PackedMatrix:
     return packed
 
 
+def lock(array: npt.NDArray[Any]) -> None:
+    """Bring the array's pages into memory and keep them there until they are unmapped; OSError if the system refuses."""
+    _require_locked(lib.el_lock(_pointer("void *", array), array.nbytes))
+
+
+def lock_all() -> None:
+    """The same for all that the process has mapped, and for what it maps from now on."""
+    _require_locked(lib.el_lock_all())
+
+
+def unlock_all() -> None:
+    """Undo `lock_all`, and `lock` too."""
+    lib.el_unlock_all()
+
+
+def trim() -> None:
+    """Give the heap's free memory back to the system, where the C library can."""
+    lib.el_trim()
+
+
+def _require_locked(error: int) -> None:
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
 def exp(x: F32, isa: str) -> F32:
     """The kernels' own exp of float32 [n], for their tests."""
     x = np.ascontiguousarray(x, np.float32)

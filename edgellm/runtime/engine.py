@@ -66,6 +66,7 @@ class Engine:
         if self.tokenizer.vocab_size > self.config.vocab_size:
             raise ModelFileError(f"{path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {self.config.vocab_size}")
         self.chat_template = checkpoint.chat_template
+        native.trim()  # parsing took far more than the tokenizer does, and what stays free in the heap is held beside the weights
         weights, weight_bytes = load_weights(checkpoint, self.config)
         room = -(-self.context // KEY_TILE) * KEY_TILE
         cache, cache_bytes = new_cache(self.config, room, np.float16 if kv_dtype == "f16" else np.float32)

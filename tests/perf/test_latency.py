@@ -67,3 +67,21 @@ def test_peak_memory(model_path: Path, latency: LatencyRecorder) -> None:
     answer = benchmark.pedantic(run_in_fresh_process, args=("edgellm", model_path, 1))
     mib = answer["peak_rss_bytes"] / 2**20
     latency.judge("peak_rss", f"{'peak_rss':12}{mib:17.1f} MiB", {"peak_rss_mib": mib}, **answer)
+
+
+# Small, because what a parent holds counts in Linux as held by its child too.
+PARENT = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def test_peak_memory_of_the_command(model_path: Path, latency: LatencyRecorder, engine: Engine) -> None:
+    """`edgellm generate` holds at most 1.35 times the packed weights and 60 MB more."""
+    generate = [Path(sys.executable).with_name("edgellm"), "generate", "--model", model_path, "--prompt", PROMPT, "--max-tokens", "64"]
+    benchmark: Any = latency.benchmark
+    answer = benchmark.pedantic(subprocess.check_output, args=([sys.executable, "-c", PARENT, *generate],))
+    peak, limit = int(answer), 1.35 * engine.memory()["weights"] + 60e6
+    row = f"edgellm generate: peak RSS {peak / 2**20:.1f} MiB"
+    latency.judge("command_rss", row, {"command_rss_over_limit": peak / limit}, peak_rss_bytes=peak, limit_bytes=limit)
