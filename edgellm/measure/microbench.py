@@ -111,22 +111,28 @@ def swiglu_quantize(setting: Setting, cols: int) -> KernelBench:
 
 def rope(setting: Setting, heads: int, head_dim: int) -> KernelBench:
     """Of queries [L, heads, head_dim]."""
-    x, table = _normal(setting.n_tokens, heads, head_dim), _normal(setting.position + setting.n_tokens, head_dim // 2)
-    return KernelBench(setting, [lambda ops, step: ops.rope(x, table, table, step)] * CALLS)
+    x, (cos, sin) = _normal(setting.n_tokens, heads, head_dim), _rotations(setting.position + setting.n_tokens, head_dim)
+    return KernelBench(setting, [lambda ops, step: ops.rope(x, cos, sin, step)] * CALLS)
 
 
 def cache_append(setting: Setting, kv_heads: int, head_dim: int) -> KernelBench:
     """Of keys and values [L, kv_heads, head_dim]."""
     k, v = (_normal(setting.n_tokens, kv_heads, head_dim) for _ in range(2))
     context = -(-(setting.position + setting.n_tokens) // KEY_TILE) * KEY_TILE
-    table = _normal(context, head_dim // 2)
+    cos, sin = _rotations(context, head_dim)
     keys = np.zeros((kv_heads, context // KEY_TILE, head_dim, KEY_TILE), np.float16)
     values = np.zeros((kv_heads, context, head_dim), np.float16)
-    return KernelBench(setting, [lambda ops, step: ops.cache_append(CacheLayer(keys, values), k, v, table, table, step)] * CALLS)
+    return KernelBench(setting, [lambda ops, step: ops.cache_append(CacheLayer(keys, values), k, v, cos, sin, step)] * CALLS)
 
 
 def _normal(*shape: int) -> F32:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _rotations(context: int, head_dim: int) -> tuple[F32, F32]:
+    """Cosines and sines of any angles: what is rotated in place again and again keeps its length."""
+    angles = _normal(context, head_dim // 2)
+    return np.cos(angles), np.sin(angles)
 
 
 def _activation(length: int, cols: int) -> Activation:
