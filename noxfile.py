@@ -42,7 +42,12 @@ class Measurement:
     """Its results are pytest-benchmark's JSON, results/NAME.json; else it writes a file itself."""
 
 
-MEASUREMENTS = (Measurement("peers", extra="baselines", benchmarks=False), Measurement("kernels"))
+MEASUREMENTS = (
+    Measurement("peers", extra="baselines", benchmarks=False),
+    Measurement("kernels"),
+    Measurement("ablation"),
+    Measurement("scaling", benchmarks=False),
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ def e2e(session: nox.Session) -> None:
 def perf(session: nox.Session) -> None:
     """Fetch and convert the default model, measure it, print the table, write results/*.json; `-- --budgets claims` is the strict gate.
 
-    `-- peers` measures llama.cpp beside it instead, `-- kernels` every kernel by itself.
+    `-- peers` measures llama.cpp beside it instead, `-- kernels` every kernel by itself, `-- ablation` what each choice gives, `-- scaling`
+    synthetic models of other sizes.
     """
     prepare(session, model=True)
     RESULTS.mkdir(exist_ok=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.formats.matrix import INTEGER_BITS, QuantizedMatrix, Scheme, pack_codes
+from edgellm.formats.matrix import Scheme
+from edgellm.measure.synthetic import random_matrix
 from edgellm.ops import native
 from edgellm.ops.interface import KEY_TILE, TILE, Activation, CacheLayer, Ops, PackedMatrix, Partials, Step, packed_bytes
 from edgellm.ops.reference import quantize_rows
@@ -142,11 +143,6 @@ def _activation(length: int, cols: int) -> Activation:
 
 
 def _random_tile(scheme: Scheme, cols: int) -> PackedMatrix:
-    """TILE rows of every code."""
-    rng = np.random.default_rng(0)
-    lowest, levels = -128 if scheme.family == "int8" else 0, 3 if scheme.is_trits else 1 << INTEGER_BITS[scheme.family]
-    codes = rng.integers(lowest, lowest + levels, (scheme.planes, TILE, cols))
-    scales, minimums = (rng.normal(0, 0.02, scheme.scales_shape(TILE, cols)).astype(np.float16) for _ in range(2))
-    matrix = QuantizedMatrix(scheme, pack_codes(scheme, codes), scales, minimums if scheme.has_min else None)
     code_bytes, scale_bytes = packed_bytes(scheme, TILE, cols)
+    matrix = random_matrix("tile", scheme, TILE, cols)
     return native.pack(matrix, np.zeros(code_bytes, np.uint8), np.zeros(scale_bytes // 2, np.float16))

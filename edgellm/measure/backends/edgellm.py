@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import edgellm
+from edgellm import Engine
 from edgellm.formats import open_checkpoint
 from edgellm.measure.backends.protocol import F32
 from edgellm.measure.fingerprint import git_commit
@@ -15,12 +16,12 @@ from edgellm.ops import native
 
 
 class EdgeLLMBackend:
-    """`Backend` over an `Engine`."""
+    """`Backend` over an `Engine`, which gets the options that this one is given."""
 
     name = "edgellm"
 
-    def __init__(self, model: Path, *, threads: int, context: int) -> None:
-        self.engine = edgellm.load(model, threads=threads, context=context)
+    def __init__(self, model: Path, *, threads: int, context: int, **options: Any) -> None:
+        self.engine = Engine(model, threads=threads, context=context, **options)
         self._model = model
         self.vocab_size: int = self.engine.config.vocab_size
         self.threads = threads

@@ -6,8 +6,8 @@ from unittest.mock import MagicMock, call
 
 import pytest
 
-import edgellm
 from edgellm.errors import ModelFileError
+from edgellm.measure import backends
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
 from edgellm.measure.backends.llama_cpp import LlamaCppBackend
 from edgellm.measure.backends.llama_cpp_models import TensorTypes, quantize, tensor_types
@@ -18,13 +18,13 @@ from tests.unit.formats.synthetic import LAYERS, write_gguf
 def test_edgellm_reuses_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine would skip a prompt that it still holds; a timed prefill must not."""
     engine = MagicMock()
-    load = MagicMock(return_value=engine)
-    monkeypatch.setattr(edgellm, "load", load)
-    backend = EdgeLLMBackend(Path("m.tmac2.bin"), threads=2, context=8)
+    make = MagicMock(return_value=engine)
+    monkeypatch.setattr(backends.edgellm, "Engine", make)
+    backend = EdgeLLMBackend(Path("m.tmac2.bin"), threads=2, context=8, isa="scalar")
     backend.prefill([1, 2])
     backend.prefill([1, 2])
     assert engine.mock_calls == [call.reset(), call.prefill([1, 2])] * 2
-    load.assert_called_once_with(Path("m.tmac2.bin"), threads=2, context=8)
+    make.assert_called_once_with(Path("m.tmac2.bin"), threads=2, context=8, isa="scalar")
 
 
 def test_llama_cpp_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
