@@ -14,6 +14,9 @@ from edgellm.formats.matrix import QuantizedMatrix
 Tensor = npt.NDArray[np.generic] | QuantizedMatrix
 """Float tensors come as float32, float16 or (from safetensors' BF16) float32; quantized ones as QuantizedMatrix."""
 
+ACTIVATIONS = ("int8-g32", "int8-token")
+"""What activations are quantized to before they meet a matrix: int8 with a scale per 32 of them, or one for all of a token's."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -24,6 +27,7 @@ class Checkpoint:
     tokenizer_json: the text of a Hugging Face `tokenizer.json`
     chat_template:  jinja2 source, or None
     provenance:     where it came from: at least `source` (file name or hub name) and `format`; once converted, `source_sha256` too
+    activations:    one of ACTIVATIONS; a matter of the model, because one can be made for either
     """
 
     config: dict[str, Any]
@@ -31,3 +35,4 @@ class Checkpoint:
     tokenizer_json: str
     chat_template: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    activations: str = ACTIVATIONS[0]

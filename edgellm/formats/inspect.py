@@ -26,6 +26,7 @@ def describe(path: Path) -> dict[str, Any]:
         "format": model_format,
         "config": checkpoint.config,
         "context_length": checkpoint.config.get("max_position_embeddings"),
+        "activations": checkpoint.activations,
         "chat_template": checkpoint.chat_template,
         "provenance": provenance,
         **_totals(list(specs.values())),

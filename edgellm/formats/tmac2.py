@@ -10,6 +10,7 @@ tensor, of zero bytes, named `padding.N`; the header is padded with spaces.
     checksums                JSON: stored tensor -> checksum of its bytes
     schemes                  JSON: tensor -> "float32", "float16" or a quantization scheme
     config, provenance       JSON
+    activations              one of `checkpoint.ACTIVATIONS`; absent from files that were written before there was a choice
     tokenizer.json, chat_template    as text; chat_template may be absent
 Checksums are BLAKE2b, 16 bytes, in hexadecimal. The same checkpoint gives the same bytes: no time, no path, no machine is recorded.
 """
@@ -29,7 +30,7 @@ import numpy.typing as npt
 
 from edgellm.errors import EdgeLLMError, ModelFileError, UnsupportedModelError
 from edgellm.formats.atomic import replacing
-from edgellm.formats.checkpoint import Checkpoint, Tensor
+from edgellm.formats.checkpoint import ACTIVATIONS, Checkpoint, Tensor
 from edgellm.formats.llama import in_model_order
 from edgellm.formats.matrix import BLOCK, QuantizedMatrix, Scheme
 from edgellm.formats.safetensors_file import DTYPES, SafetensorsFile, open_safetensors
@@ -58,6 +59,9 @@ class _Part:
 def write_tmac2(path: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint, one tensor in memory at a time; `path` is replaced only once the whole file is on the disk.
 
+    The provenance is what it is once the last tensor was read: values that only then are known may be set in it until then, if they are
+    written no longer than those that they replace.
+
     FetchError: the disk is full or the folder not writable. Whatever reading a tensor raises, with `path` left as it was.
     """
     tensors = LazyTensors.over(checkpoint.tensors)
@@ -66,13 +70,14 @@ def write_tmac2(path: Path, checkpoint: Checkpoint) -> None:
     arrays = _arrays(tensors, parts)
     checksums = dict.fromkeys((part.name for part in stored), NO_CHECKSUM)
     with replacing(path) as file:
-        file.write(_header(checkpoint, tensors, stored, checksums))  # its length is final; the checksums come once the data is known
+        room = len(_header(checkpoint, tensors, stored, checksums))
+        file.write(bytes(room))  # the checksums come once the data is known
         for part in stored:
             array = np.zeros(part.shape, np.uint8) if part.name.startswith(PADDING) else next(arrays)
             checksums[part.name] = _checksum(array.data)
             file.write(array.data)
         file.seek(0)
-        file.write(_header(checkpoint, tensors, stored, checksums))
+        file.write(_header(checkpoint, tensors, stored, checksums, room))
 
 
 def read_tmac2(path: Path) -> Checkpoint:
@@ -96,6 +101,7 @@ def read_tmac2(path: Path) -> Checkpoint:
         tensors=LazyTensors(specs, lambda name: _tensor(data, name, specs[name])),
         tokenizer_json=_text(file, "tokenizer.json"),
         chat_template=file.metadata.get("chat_template"),
+        activations=_activations(file),
         provenance=_json_object(file, "provenance"),
     )
 
@@ -141,8 +147,8 @@ def _arrays(tensors: LazyTensors, parts: dict[str, list[_Part]]) -> Iterator[npt
             yield np.ascontiguousarray(array)
 
 
-def _header(checkpoint: Checkpoint, tensors: LazyTensors, stored: list[_Part], checksums: dict[str, str]) -> bytes:
-    """The file's first bytes: the length of the header and the header, padded so that the data starts on a boundary."""
+def _header(checkpoint: Checkpoint, tensors: LazyTensors, stored: list[_Part], checksums: dict[str, str], room: int = 0) -> bytes:
+    """The file's first bytes: the length of the header and the header, padded so that the data starts on a boundary, or after `room`."""
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -151,6 +157,7 @@ def _header(checkpoint: Checkpoint, tensors: LazyTensors, stored: list[_Part], c
         "schemes": _json({name: spec.form for name, spec in tensors.specs.items()}),
         "config": _json(checkpoint.config),
         "provenance": _json(checkpoint.provenance),
+        "activations": checkpoint.activations,
         "tokenizer.json": checkpoint.tokenizer_json,
     }
     if checkpoint.chat_template is not None:
@@ -164,7 +171,10 @@ def _header(checkpoint: Checkpoint, tensors: LazyTensors, stored: list[_Part], c
         text = _json(entries).encode()
     except UnicodeEncodeError as error:
         raise ModelFileError(f"the config, tokenizer or chat template is not Unicode text: {error}") from error
-    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    nbytes = room or -(-(8 + len(text)) // ALIGNMENT) * ALIGNMENT
+    text = text.ljust(nbytes - 8)
+    if 8 + len(text) != nbytes:
+        raise ValueError(f"the header has outgrown its {nbytes} bytes while tensors were read")
     text = text.replace(NO_CHECKSUM.encode(), _checksum(text).encode(), 1)
     return len(text).to_bytes(8, "little") + text
 
@@ -194,6 +204,13 @@ def _text(file: SafetensorsFile, key: str) -> str:
     if key not in file.metadata:
         raise ModelFileError(f"{file.path}: metadata key {key!r} is missing")
     return file.metadata[key]
+
+
+def _activations(file: SafetensorsFile) -> str:
+    found = file.metadata.get("activations", ACTIVATIONS[0])
+    if found not in ACTIVATIONS:
+        raise UnsupportedModelError(f"{file.path}: activations {found!r:.40} are not implemented; implemented: {', '.join(ACTIVATIONS)}")
+    return found
 
 
 def _json_object(file: SafetensorsFile, key: str) -> dict[str, Any]:

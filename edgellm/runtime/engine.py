@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.errors import CacheReplacedError, ContextOverflowError, InvalidRequestError, ModelFileError
+from edgellm.errors import CacheReplacedError, ContextOverflowError, InvalidRequestError, ModelFileError, UnsupportedModelError
 from edgellm.formats import open_checkpoint
 from edgellm.formats.fetch import resolve_model
 from edgellm.model.config import LlamaConfig
@@ -70,7 +70,10 @@ class Engine:
         weights, weight_bytes = load_weights(checkpoint, self.config)
         room = -(-self.context // KEY_TILE) * KEY_TILE
         cache, cache_bytes = new_cache(self.config, room, np.float16 if kv_dtype == "f16" else np.float32)
-        state, state_bytes = new_state(self.config, cache, min(prefill_chunk, self.context), room, keep_exact_activations)
+        per_token = checkpoint.activations == "int8-token"
+        if per_token and make_ops is None:
+            raise UnsupportedModelError(f"{path}: activations with one scale a token are run by NumPy's ops only; quantize it with g32")
+        state, state_bytes = new_state(self.config, cache, min(prefill_chunk, self.context), room, per_token, keep_exact_activations)
         self._bytes = {"weights": weight_bytes, "kv_cache": cache_bytes, "workspace": state_bytes}
         self._state, self._step = state, Step()
         self.plan: native.Plan | None = None

@@ -54,14 +54,14 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
-def new_activation(arena: Arena, length: int, cols: int, exact: bool = False) -> Activation:
-    """Buffers for vectors [length, cols], quantized in groups of 32; `exact` also keeps them unquantized."""
-    groups = cols // BLOCK
+def new_activation(arena: Arena, length: int, cols: int, per_token: bool = False, exact: bool = False) -> Activation:
+    """Buffers for vectors [length, cols], quantized in groups of 32 or each as a whole; `exact` also keeps them unquantized."""
+    blocks = cols // BLOCK
     return Activation(
         codes=arena.empty((length, cols), np.int8),
-        scales=arena.empty((length, groups), np.float32),
-        offsets=arena.empty((length, groups), np.int32),
-        scaled_sums=arena.empty((length, groups), np.float32),
+        scales=arena.empty((length, 1 if per_token else blocks), np.float32),
+        offsets=arena.empty((length, blocks), np.int32),
+        scaled_sums=arena.empty((length, blocks), np.float32),
         exact=np.zeros((length, cols), np.float32) if exact else None,
     )
 
@@ -92,14 +92,20 @@ def new_cache(config: LlamaConfig, context: int, dtype: npt.DTypeLike) -> tuple[
 
 
 def new_state(
-    config: LlamaConfig, cache: tuple[CacheLayer, ...], length: int, context: int, exact: bool = False
+    config: LlamaConfig, cache: tuple[CacheLayer, ...], length: int, context: int, per_token: bool = False, exact: bool = False
 ) -> tuple[DecoderState, int]:
-    """Buffers for steps of up to `length` tokens, and their bytes; `exact` also keeps unquantized activations."""
+    """Buffers for steps of up to `length` tokens, and their bytes.
+
+    per_token: activations have one scale a token, rather than one per 32 columns. exact: they are also kept unquantized.
+    """
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     arena = Arena(_state_bytes(config, length, context))
 
     def floats(*shape: int) -> npt.NDArray[np.float32]:
         return arena.empty(shape, np.float32)
+
+    def activation(cols: int) -> Activation:
+        return new_activation(arena, length, cols, per_token, exact)
 
     cos, sin = floats(context, dim // 2), floats(context, dim // 2)
     blocks, arrived = _partials(config, context)
@@ -107,15 +113,15 @@ def new_state(
     state = DecoderState(
         tokens_L=arena.empty((length,), np.int32),
         hidden_LD=floats(length, config.hidden_size),
-        normed_LD=new_activation(arena, length, config.hidden_size, exact),
+        normed_LD=activation(config.hidden_size),
         q_LHE=floats(length, heads, dim),
         k_LGE=floats(length, kv_heads, dim),
         v_LGE=floats(length, kv_heads, dim),
         mixed_LHE=floats(length, heads, dim),
-        mixed_LD=new_activation(arena, length, heads * dim, exact),
+        mixed_LD=activation(heads * dim),
         gate_LF=floats(length, config.intermediate_size),
         up_LF=floats(length, config.intermediate_size),
-        gated_LF=new_activation(arena, length, config.intermediate_size, exact),
+        gated_LF=activation(config.intermediate_size),
         logits_LV=floats(length, config.vocab_size),
         partials=Partials(floats(*blocks), arena.empty(arrived, np.int32)),
         cos_TE=cos,

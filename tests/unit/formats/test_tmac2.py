@@ -12,13 +12,15 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
-from edgellm.formats.checkpoint import Checkpoint, Tensor
-from edgellm.formats.matrix import INT8, QuantizedMatrix, Scheme
+from edgellm.formats.checkpoint import ACTIVATIONS, Checkpoint, Tensor
+from edgellm.formats.matrix import INT4, INT8, QuantizedMatrix, Scheme
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 from edgellm.formats.tmac2 import read_tmac2, verify, write_tmac2
+from tests.kernels.data import SCHEMES
 from tests.unit.formats.synthetic import HF_CONFIG, TEMPLATE, edit_safetensors_header, hf_weights, same_bits, seal
 
-FORMS = ("int4-g32", "int4-min-g32", "int3-min-g64", "int2-g128", "ternary-tensor", "ternary-row", "tritplanes2-g64")
+FORMS = tuple(sorted(SCHEMES, key=lambda scheme: scheme != INT4))
+"""The embedding's first."""
 EMBEDDING = "model.embed_tokens.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
 
@@ -28,15 +30,17 @@ def quantized(scheme: Scheme, shape: tuple[int, int], seed: int) -> QuantizedMat
     largest = 243 if scheme.is_trits else 256  # 3^5 patterns of trits
     codes = rng.integers(0, largest, (shape[0], scheme.code_bytes(shape[1]))).astype(np.uint8)
     scales, minimums = rng.standard_normal((2, *scheme.scales_shape(*shape))).astype(np.float16)
-    return QuantizedMatrix(scheme, codes.view(np.int8) if scheme is INT8 else codes, scales, minimums if scheme.has_min else None)
+    return QuantizedMatrix(scheme, codes.view(np.int8) if scheme.family == "int8" else codes, scales, minimums if scheme.has_min else None)
 
 
 def synthetic_checkpoint() -> Checkpoint:
     """Every form of tensor that the file can hold."""
-    tensors: dict[str, Tensor] = {}
-    for i, (name, weights) in enumerate(hf_weights().items()):
-        scheme = INT8 if i % 2 else Scheme.parse(FORMS[i // 2 % len(FORMS)])
-        tensors[name] = quantized(scheme, weights.shape, i) if weights.ndim == 2 else weights.astype(np.float16 if i % 2 else np.float32)
+    forms = iter(FORMS)
+    tensors: dict[str, Tensor] = {
+        name: quantized(next(forms), weights.shape, i) if weights.ndim == 2 else weights.astype(np.float16 if i % 2 else np.float32)
+        for i, (name, weights) in enumerate(hf_weights().items())
+    }
+    assert next(forms, None) is None, "a scheme was left out"
     return Checkpoint(HF_CONFIG, tensors, '{"model": "Ġ \\" 木"}', TEMPLATE, {"source": "s", "source_sha256": "0" * 64, "format": "gguf"})
 
 
@@ -68,6 +72,36 @@ def test_what_is_written_is_read(model_file: Path, checkpoint: Checkpoint) -> No
 def test_without_a_chat_template(tmp_path: Path, checkpoint: Checkpoint) -> None:
     write_tmac2(tmp_path / "m", replace(checkpoint, chat_template=None))
     assert read_tmac2(tmp_path / "m").chat_template is None
+
+
+@pytest.mark.parametrize("activations", ACTIVATIONS)
+def test_activations_are_recorded(activations: str, tmp_path: Path, checkpoint: Checkpoint) -> None:
+    write_tmac2(tmp_path / "m", replace(checkpoint, activations=activations))
+    assert read_tmac2(tmp_path / "m").activations == activations
+
+
+def test_a_file_from_before_there_was_a_choice_of_activations(model_file: Path) -> None:
+    edit_safetensors_header(model_file, set_metadata("activations", None))
+    assert read_tmac2(model_file).activations == "int8-g32"
+
+
+def test_provenance_may_be_completed_while_tensors_are_read(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    checkpoint.provenance["found"] = 99999
+
+    def find(value: int) -> LazyTensors:
+        def read(name: str) -> Tensor:
+            checkpoint.provenance["found"] = value
+            return checkpoint.tensors[name]
+
+        return LazyTensors({name: TensorSpec.of(tensor) for name, tensor in checkpoint.tensors.items()}, read)
+
+    path = tmp_path / "m"
+    write_tmac2(path, replace(checkpoint, tensors=find(7)))
+    assert read_tmac2(path).provenance["found"] == 7
+    assert verify(path) == []
+    with pytest.raises(ValueError, match="the header has outgrown its .* bytes"):
+        write_tmac2(path, replace(checkpoint, tensors=find(10**70)))
+    assert read_tmac2(path).provenance["found"] == 7
 
 
 def test_the_safetensors_library_reads_it(model_file: Path, checkpoint: Checkpoint) -> None:
@@ -183,6 +217,11 @@ def rename(old: str, new: str) -> Any:
         (set_metadata("config", "[]"), ModelFileError, "'config' is not a JSON object"),
         (set_metadata("tokenizer.json", None), ModelFileError, "'tokenizer.json' is missing"),
         (set_metadata("provenance", "7"), ModelFileError, "'provenance' is not a JSON object"),
+        (
+            set_metadata("activations", "fp8"),
+            UnsupportedModelError,
+            "'fp8' are not implemented; .*: int8-g32, int8-token",
+        ),
         (set_json("config", model_type="mamba"), UnsupportedModelError, "architecture 'mamba'"),
         (set_json("config", hidden_size=None), ModelFileError, "'hidden_size' is None"),
         (set_json("config", num_hidden_layers=10**9), ModelFileError, "model.layers.2.input_layernorm.weight is missing"),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +16,22 @@ import numpy.typing as npt
 import pytest
 
 import edgellm
-from edgellm.errors import CacheReplacedError, ContextOverflowError, EdgeLLMError, InvalidRequestError, ModelFileError, NativeError
+from edgellm.errors import (
+    CacheReplacedError,
+    ContextOverflowError,
+    EdgeLLMError,
+    InvalidRequestError,
+    ModelFileError,
+    NativeError,
+    UnsupportedModelError,
+)
+from edgellm.formats.tmac2 import write_tmac2
 from edgellm.ops import native
 from edgellm.ops.interface import Ops
 from edgellm.ops.reference import Reference
-from edgellm.runtime.engine import Engine
+from edgellm.runtime.engine import PREFILL_CHUNK, Engine
 from tests.unit.runtime import programs
-from tests.unit.runtime.synthetic import CONFIG, VOCAB
+from tests.unit.runtime.synthetic import CONFIG, VOCAB, checkpoint
 
 ROOT = Path(__file__).parents[3]
 PROMPT = [i * 5 % VOCAB for i in range(40)]
@@ -107,6 +117,16 @@ def test_numpy_agrees(synthetic_model: Path) -> None:
     expected = Engine(synthetic_model, threads=1, make_ops=lambda isa, pool: Reference()).logits(PROMPT)
     got = edgellm.load(synthetic_model, threads=1).logits(PROMPT)
     np.testing.assert_allclose(got, expected, rtol=0, atol=steps_of_int8(expected))
+
+
+def test_activations_with_one_scale_a_token(tokenizer_json: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.tmac2.bin"
+    write_tmac2(path, replace(checkpoint(tokenizer_json), activations="int8-token"))
+    engine = Engine(path, threads=1, make_ops=lambda isa, pool: Reference())
+    engine.prefill(PROMPT)
+    assert engine._state.normed_LD.scales.shape == (PREFILL_CHUNK, 1)
+    with pytest.raises(UnsupportedModelError, match="activations with one scale a token are run by NumPy's ops only"):
+        edgellm.load(path)
 
 
 @pytest.mark.parametrize("in_numpy", OPS)
