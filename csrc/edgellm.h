@@ -112,7 +112,7 @@ static inline int el_zero(int scheme)
  * unsigned codes starts from, so that it ends as the signed one. */
 static inline int32_t el_start(int scheme, int32_t offset)
 {
-    return el_zero(scheme) == 8 ? offset : (offset >> 3) * el_zero(scheme);
+    return offset / 8 * el_zero(scheme);
 }
 
 /* Bytes of one plane of a tile's block. */

@@ -18,6 +18,8 @@ import edgellm
 from edgellm.errors import EdgeLLMError, EdgeLLMWarning, InvalidRequestError, ModelFileError
 
 if TYPE_CHECKING:
+    from edgellm.quantize.convert import ConversionReport
+    from edgellm.quantize.quantize import QuantizationReport
     from edgellm.runtime.engine import Engine
     from edgellm.runtime.generate import GeneratedToken, Generation
     from edgellm.runtime.sampling import SamplingParams
@@ -159,17 +161,11 @@ def pull(name: str) -> None:
 @main.command()
 @click.argument("source", metavar="SRC")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write, X.tmac2.bin.  [default: in the cache]")
-@click.option(
-    "--scheme",
-    default="keep",
-    show_default=True,
-    type=click.Choice(["keep", "int8"]),
-    help="keep: the weights as they are quantized, losslessly. int8: 8 bits in groups of 32, in the cache as NAME.int8.",
-)
+@click.option("--scheme", default="keep", show_default=True, help="keep: what there is; `edgellm quantize` makes others.")
 def convert(source: str, output: Path | None, scheme: str) -> None:
-    """Convert a model into the form that runs, .tmac2.bin.
+    """Convert a model into the form that runs, .tmac2.bin, losslessly.
 
-    SRC is a GGUF file, a Hugging Face folder, or what was pulled, by its name.
+    SRC is a GGUF file, a Hugging Face folder, or what was pulled, by its name. Its matrices stay as they are quantized.
 
     \b
     Examples:
@@ -179,14 +175,72 @@ def convert(source: str, output: Path | None, scheme: str) -> None:
     from edgellm.formats import fetch
     from edgellm.quantize.convert import convert as run
 
+    if scheme != "keep":
+        raise InvalidRequestError(f"convert keeps the weights as they are; to round them, run: edgellm quantize {source} --scheme {scheme}")
     path = fetch.resolve_source(source)
-    report = run(path, output or fetch.default_destination(path, scheme), scheme=scheme, progress=sys.stderr.isatty())
+    report = run(path, output or fetch.default_destination(path), progress=sys.stderr.isatty())
     click.echo(report.destination)
-    click.echo(
-        f"{report.tensors} tensors, {report.source_bytes / 1e6:.1f} MB -> {report.destination_bytes / 1e6:.1f} MB, "
-        f"{report.bits_per_weight:.2f} bits per weight",
-        err=True,
-    )
+    click.echo(_sizes_text(report), err=True)
+
+
+@main.command()
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write, X.tmac2.bin.  [default: in the cache]")
+@click.option(
+    "--scheme",
+    required=True,
+    metavar="SCHEME",
+    help="Of the decoder's matrices: ternary, tritplanes2, tritplanes3, int8, int4, int3, int2, int4-min, int3-min or int2-min; or one "
+    "with its grouping, such as ternary-row or int4-min-g32.",
+)
+@click.option(
+    "--group",
+    type=click.Choice(["32", "64", "96", "128", "192", "256", "row", "tensor"]),
+    help="Columns that share a scale, unless SCHEME says it.  [default: 64; of int8 32]",
+)
+@click.option(
+    "--head",
+    default="keep",
+    show_default=True,
+    metavar="SCHEME",
+    help="Of embedding and head, in groups of 32 unless it says otherwise. keep: as they are quantized, int8 if they are not.",
+)
+@click.option(
+    "--activations",
+    type=click.Choice(["g32", "token"]),
+    default="g32",
+    show_default=True,
+    help="Activations are int8, with a scale per 32 of them or per token.",
+)
+@click.option("--method", type=click.Choice(["rtn"]), default="rtn", show_default=True, help="rtn: round to nearest.")
+def quantize(source: str, output: Path | None, scheme: str, group: str | None, head: str, activations: str, method: str) -> None:
+    """Round a model's weights to fewer bits.
+
+    SRC is as for convert. Rounding to nearest makes a model that shows how fast so few bits run; below 4 bits, what it says is worth
+    little, and nothing here measures that. In the cache the model is called NAME.SCHEME-rtn, as --model takes it.
+
+    \b
+    Examples:
+      edgellm quantize smollm2-135m --scheme ternary --head int4
+      edgellm quantize model.gguf --scheme int4-min-g32 -o model.tmac2.bin
+    """
+    from edgellm.formats import fetch
+    from edgellm.quantize.quantize import Recipe
+    from edgellm.quantize.quantize import quantize as run
+
+    grouping = "" if group is None else f"-g{group}" if group.isdigit() else f"-{group}"
+    recipe = Recipe.named(scheme + grouping, head, f"int8-{activations}", method)
+    path = fetch.resolve_source(source)
+    report = run(path, output or fetch.default_destination(path, recipe.label), recipe, progress=sys.stderr.isatty())
+    click.echo(report.destination)
+    for form, part in report.schemes.items():
+        error = part.relative_squared_error
+        click.echo(
+            f"{_totals_text(form, part.tensors, part.weights, part.nbytes)} {part.bits_per_weight:6.2f} bits per weight"
+            + ("" if error is None else f", relative squared error {error:.3e}"),
+            err=True,
+        )
+    click.echo(f"{_sizes_text(report)}; by {recipe.method}, quality not measured", err=True)
 
 
 @main.command()
@@ -383,6 +437,7 @@ def _description_text(description: dict[str, Any]) -> str:
         f"{description['name']}: {description['format']}",
         f"{description['weights'] / 1e6:.1f} M weights in {description['bytes'] / 1e6:.1f} MB",
         f"{description['bits_per_weight']:.2f} bits per weight, scales included",
+        f"activations: {description['activations']}",
         f"context length: {_shown(description['context_length'])}; chat template: {'yes' if description['chat_template'] else 'no'}",
         "",
         "provenance",
@@ -393,7 +448,7 @@ def _description_text(description: dict[str, Any]) -> str:
         "",
         "schemes",
         *(
-            f"  {form:16} {total['tensor_count']:4} tensors {total['weights'] / 1e6:9.1f} M weights {total['bytes'] / 1e6:9.1f} MB"
+            f"  {_totals_text(form, total['tensor_count'], total['weights'], total['bytes'])}"
             for form, total in description["schemes"].items()
         ),
         "",
@@ -404,6 +459,15 @@ def _description_text(description: dict[str, Any]) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def _totals_text(form: str, tensors: int, weights: int, nbytes: int) -> str:
+    return f"{form:16} {tensors:4} tensors {weights / 1e6:9.1f} M weights {nbytes / 1e6:9.1f} MB"
+
+
+def _sizes_text(report: ConversionReport | QuantizationReport) -> str:
+    before, after = report.source_bytes / 1e6, report.destination_bytes / 1e6
+    return f"{before:.1f} MB -> {after:.1f} MB, {report.bits_per_weight:.2f} bits per weight"
 
 
 def _shown(value: Any) -> str:

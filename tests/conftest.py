@@ -126,7 +126,7 @@ def model_path(model_gguf: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "convert.lock"):
         if not path.exists():
-            convert(model_gguf, path, scheme="keep", progress=False)
+            convert(model_gguf, path, progress=False)
         path.touch()
         for other in folder.glob(f"{MODEL}-*.tmac2.bin"):
             if time.time() - other.stat().st_mtime > 24 * 3600:  # not at once: tests that began before a change still read theirs

@@ -2,7 +2,7 @@
 
 The cache is `~/.cache/edgellm`, or what EDGELLM_HOME names:
     sources/NAME/      a model as it was published: a GGUF file or a Hugging Face folder
-    models/NAME.tmac2.bin    the same model converted; NAME.int8.tmac2.bin if it was converted to int8
+    models/NAME.tmac2.bin    the same model converted; NAME.LABEL.tmac2.bin if it was quantized, such as NAME.ternary-int4head-rtn
 A pull works in a `.partial-` folder of sources/ and moves the result into place when it is whole. One pull at a time works on a cache:
 it holds a lock that the system releases even if the process is killed, so a `.partial-` folder met under the lock is a dead one's.
 """
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 PARTIAL = ".partial-"
 SUFFIX = ".tmac2.bin"
 HUB_NAME = re.compile(r"hf:([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)")
+QUANTIZED_NAME = re.compile(r"(.+)\.[a-z0-9-]+-[a-z]+")
+"""Of a model in the cache: NAME.LABEL, the label being the schemes and the method."""
 CHUNK_BYTES = 1 << 20
 MOVE_THE_CACHE = "move the cache with EDGELLM_HOME"
 
@@ -107,7 +109,7 @@ def resolve_source(name: str | Path, home: Path | None = None) -> Path:
 
 
 def resolve_model(name: str | Path, home: Path | None = None) -> Path:
-    """The model to load: a path, or what was converted, by the name that it was pulled by (NAME.int8 if it was converted to int8).
+    """The model to load: a path, or what was converted, by the name that it was pulled by (NAME.LABEL if it was quantized).
 
     A path is usually that of a .tmac2.bin, but a GGUF file of Q4_0, Q4_1 and Q8_0 matrices runs as it is; converting makes loading faster.
     ModelFileError says how to get what is missing.
@@ -123,13 +125,14 @@ def resolve_model(name: str | Path, home: Path | None = None) -> Path:
     raise ModelFileError(f"there is no model {name!r}; converted are: {have}; {_how_to_convert(name, home)}")
 
 
-def default_destination(source: Path, scheme: str = "keep", home: Path | None = None) -> Path:
+def default_destination(source: Path, label: str = "", home: Path | None = None) -> Path:
     """Where in the cache the conversion of a source (a path, as `resolve_source` gives it) belongs.
 
+    label: what sets it apart from the lossless conversion, "ternary-int4head-rtn".
     FetchError: there is a model of that name already, and it was made from another source.
     """
     name = _name_of(source, _root(home))
-    destination = _root(home) / "models" / f"{name if scheme == 'keep' else f'{name}.{scheme}'}{SUFFIX}"
+    destination = _root(home) / "models" / f"{f'{name}.{label}' if label else name}{SUFFIX}"
     if exists(destination):
         made_from, origin = _origin(destination), _origin(source)
         if made_from and origin and made_from != origin:
@@ -189,13 +192,16 @@ def _model_in(folder: Path) -> Path | None:
 
 
 def _how_to_convert(name: str, home: Path | None) -> str:
-    """What to do about a model that is not converted."""
-    source = name.removesuffix(".int8")
-    convert = f"edgellm convert {source}" if source == name else f"edgellm convert {source} --scheme int8"
-    if _pulled(source, home) is not None:
-        return f"run: {convert}"
-    if _is_published(source):
-        return f"run: edgellm pull {source} && {convert}"
+    """What to do about a model that is not converted, or not quantized as its label says."""
+    wanted = [(name, f"edgellm convert {name}")]
+    if match := QUANTIZED_NAME.fullmatch(name):
+        wanted.append((match[1], f"edgellm quantize {match[1]} --scheme SCHEME"))
+    for source, command in wanted:
+        if _pulled(source, home) is not None:
+            return f"run: {command}"
+    for source, command in reversed(wanted):
+        if _is_published(source):
+            return f"run: edgellm pull {source} && {command}"
     known = next(iter(CATALOGUE))
     return f"give a path, or run: edgellm pull {known} && edgellm convert {known}"
 

@@ -8,6 +8,8 @@ from typing import Any
 from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.tensors import TensorSpec
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
 
 def _dimension(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     """`config[key]` as a positive integer; ModelFileError names the key."""
@@ -29,7 +31,7 @@ def tensor_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, .
     """Every tensor's name and shape, in model order. ModelFileError if the config lacks a dimension."""
     hidden, ffn, vocab = (_dimension(config, key) for key in ("hidden_size", "intermediate_size", "vocab_size"))
     heads, kv_heads, head_dim = _head_shape(config)
-    yield "model.embed_tokens.weight", (vocab, hidden)
+    yield EMBEDDING, (vocab, hidden)
     for layer in range(_dimension(config, "num_hidden_layers")):
         prefix = f"model.layers.{layer}"
         yield f"{prefix}.input_layernorm.weight", (hidden,)
@@ -43,7 +45,7 @@ def tensor_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, .
         yield f"{prefix}.mlp.down_proj.weight", (hidden, ffn)
     yield "model.norm.weight", (hidden,)
     if not config.get("tie_word_embeddings", False):
-        yield "lm_head.weight", (vocab, hidden)
+        yield HEAD, (vocab, hidden)
 
 
 def in_model_order(config: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:

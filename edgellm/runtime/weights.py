@@ -30,7 +30,7 @@ class _Packer:
         tensor = self.tensors[name]
         if not isinstance(tensor, QuantizedMatrix):
             raise UnsupportedModelError(
-                f"tensor {name} is {tensor.dtype}, and matrices must be quantized: `edgellm convert SRC --scheme int8`"
+                f"tensor {name} is {tensor.dtype}, and matrices must be quantized: `edgellm quantize SRC --scheme int8`"
             )
         codes, scales = packed_bytes(tensor.scheme, *tensor.shape)
         packed = pack(tensor, self.arena.empty((codes,), np.uint8), self.arena.empty((scales // 2,), np.float16))

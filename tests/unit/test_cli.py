@@ -20,7 +20,7 @@ from edgellm.runtime.sampling import SamplingParams
 from tests.unit.conftest import END, ScriptedEngine
 
 Scripted = Callable[..., ScriptedEngine]
-COMMANDS = ("pull", "convert", "inspect", "generate", "chat", "bench")
+COMMANDS = ("pull", "convert", "quantize", "inspect", "generate", "chat", "bench")
 
 
 def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
@@ -153,6 +153,12 @@ def test_an_error_is_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, e
         ("pull", "no-such-model"),
         ("pull", ""),
         ("convert", ""),
+        ("quantize", ""),
+        ("quantize", "nowhere.gguf", "--scheme", "ternary"),
+        ("quantize", "smollm2-135m"),
+        ("quantize", "smollm2-135m", "--scheme", "ternary-g7"),
+        ("quantize", "smollm2-135m", "--scheme", "ternary-g64", "--group", "64"),
+        ("quantize", "smollm2-135m", "--scheme", "ternary", "--head", "none"),
         ("inspect", ""),
         ("nonsense",),
     ],
@@ -204,13 +210,14 @@ def test_convert_and_inspect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
     seen: list[Any] = []
 
-    def fake_convert(source: Path, destination: Path, scheme: str, progress: bool) -> convert.ConversionReport:
-        seen.append((source, destination, scheme, progress))
-        return convert.ConversionReport(source, destination, scheme, 3, 2_000_000, 1_000_000, 4.5)
+    def fake_convert(source: Path, destination: Path, progress: bool) -> convert.ConversionReport:
+        seen.append((source, destination, progress))
+        return convert.ConversionReport(source, destination, 3, 2_000_000, 1_000_000, 4.5)
 
     description = {
         "name": "m", "format": "tmac2", "weights": 2_000_000, "bytes": 1_000_000, "bits_per_weight": 4.0, "context_length": 64,
-        "chat_template": None, "provenance": {"source": "m.gguf", "schemes": ["keep", "int8"], "calibration": None},
+        "activations": "int8-g32",
+        "chat_template": None, "provenance": {"source": "m.gguf", "schemes": ["keep", "int8-g32 by rtn"], "calibration": None},
         "config": {"hidden_size": 8, "attention_bias": False},
         "schemes": {"int4-g32": {"tensor_count": 1, "weights": 64, "bytes": 36, "bits_per_weight": 4.5}},
         "tensors": [{"name": "w", "shape": [2, 32], "scheme": "int4-g32", "source_type": "Q4_0", "bytes": 36}],
@@ -224,16 +231,17 @@ def test_convert_and_inspect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
     result = run("convert", str(source))
     assert (result.exit_code, result.stdout.strip()) == (0, str(fetch.default_destination(source)))
-    assert run("convert", str(source), "--scheme", "int8").stdout.endswith("/models/m.int8.tmac2.bin\n")
-    seen.pop()
-    assert run("convert", str(source), "-o", "x.tmac2.bin", "--scheme", "int8").stdout == "x.tmac2.bin\n"
-    assert seen == [(source, fetch.default_destination(source), "keep", False), (source, Path("x.tmac2.bin"), "int8", False)]
+    assert run("convert", str(source), "-o", "x.tmac2.bin", "--scheme", "keep").stdout == "x.tmac2.bin\n"
+    assert seen == [(source, fetch.default_destination(source), False), (source, Path("x.tmac2.bin"), False)]
+    refused = run("convert", str(source), "--scheme", "int8")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"to round them, run: edgellm quantize {source} --scheme int8\n" in refused.stderr
 
     assert json.loads(run("inspect", str(source), "--json").stdout) == description
     shown = run("inspect", str(source)).stdout
     for part in ("m: tmac2", "2.0 M weights", "4.00 bits per weight", "2 x 32 int4-g32", "36 bytes"):
         assert part in shown
-    for line in ("source: m.gguf", "schemes: keep, int8", "calibration: none", "hidden_size: 8", "attention_bias: false"):
+    for line in ("source: m.gguf", "schemes: keep, int8-g32 by rtn", "calibration: none", "hidden_size: 8", "attention_bias: false"):
         assert f"\n  {line}\n" in shown
     source.write_bytes(b"GGUF")
     nothing = run("inspect", str(source), "--verify")
@@ -242,6 +250,37 @@ def test_convert_and_inspect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     source.write_bytes(bytes(8) + b"{")
     damaged = run("inspect", str(source), "--verify")
     assert (damaged.exit_code, damaged.stderr) == (2, f"error: {source} is damaged: tensor w does not match its checksum\n")
+
+
+def test_quantize_says_what_it_made_and_what_is_not_known_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgellm.formats import fetch
+    from edgellm.quantize import quantize as module
+
+    seen: list[Any] = []
+
+    def fake_quantize(source: Path, destination: Path, recipe: module.Recipe, progress: bool) -> module.QuantizationReport:
+        seen.append((source, destination, recipe))
+        parts = {"ternary-g64": module.SchemeReport(7, 8_000_000, 2_000_000, 0.1925), "float32": module.SchemeReport(2, 100, 400, None)}
+        return module.QuantizationReport(source, destination, recipe, parts, 9_000_000, 2_100_000, 2.1)
+
+    source = tmp_path / "m.gguf"
+    source.touch()
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "quantize", fake_quantize)
+
+    result = run("quantize", str(source), "--scheme", "ternary", "--head", "int4")
+    assert result.stdout == f"{tmp_path}/models/m.ternary-int4head-rtn.tmac2.bin\n"
+    assert result.stderr == (
+        "ternary-g64         7 tensors       8.0 M weights       2.0 MB   2.00 bits per weight, relative squared error 1.925e-01\n"
+        "float32             2 tensors       0.0 M weights       0.0 MB  32.00 bits per weight\n"
+        "9.0 MB -> 2.1 MB, 2.10 bits per weight; by rtn, quality not measured\n"
+    )
+    options = ("--scheme", "int4-min", "--group", "row", "--activations", "token", "-o", "x.bin")
+    assert run("quantize", str(source), *options).stdout == "x.bin\n"
+    assert seen == [
+        (source, fetch.default_destination(source, "ternary-int4head-rtn"), module.Recipe.named("ternary-g64", "int4-g32")),
+        (source, Path("x.bin"), module.Recipe.named("int4-min-row", "keep", "int8-token")),
+    ]
 
 
 def test_pull_prints_the_path_and_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:

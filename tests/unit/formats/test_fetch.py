@@ -325,29 +325,31 @@ def test_a_name_resolves_to_what_was_pulled_and_converted(cache: Path, pip: Pip)
     assert resolve_model("tiny") == destination
 
 
-def test_a_conversion_to_int8_has_a_name_of_its_own(cache: Path, pip: Pip) -> None:
+def test_what_was_quantized_has_a_name_of_its_own(cache: Path, pip: Pip) -> None:
     path = pull("tiny", progress=False)
-    destination = default_destination(path, "int8")
-    assert destination == cache / "models" / "tiny.int8.tmac2.bin"
+    destination = default_destination(path, "ternary-int4head-rtn")
+    assert destination == cache / "models" / "tiny.ternary-int4head-rtn.tmac2.bin"
     destination.parent.mkdir()
     destination.touch()
-    assert resolve_model("tiny.int8") == destination
-    with pytest.raises(ModelFileError, match="there is no model 'tiny'; converted are: tiny.int8; run: edgellm convert tiny$"):
+    assert resolve_model("tiny.ternary-int4head-rtn") == destination
+    with pytest.raises(
+        ModelFileError, match="there is no model 'tiny'; converted are: tiny.ternary-int4head-rtn; run: edgellm convert tiny$"
+    ):
         resolve_model("tiny")
 
 
 def test_the_advice_is_what_is_left_to_do(cache: Path, pip: Pip, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no model 'tiny'; converted are: none; run: edgellm pull tiny && edgellm convert tiny$"):
         resolve_model("tiny")
-    with pytest.raises(ModelFileError, match="run: edgellm pull tiny && edgellm convert tiny --scheme int8$"):
-        resolve_model("tiny.int8")
+    with pytest.raises(ModelFileError, match="run: edgellm pull tiny && edgellm quantize tiny --scheme SCHEME$"):
+        resolve_model("tiny.int8-rtn")
     pull("tiny", progress=False)
     pull(str(write_gguf(tmp_path / "mine.gguf")), progress=False)
     for name in ("tiny", "mine"):
         with pytest.raises(ModelFileError, match=f"run: edgellm convert {name}$"):
             resolve_model(name)
-        with pytest.raises(ModelFileError, match=f"run: edgellm convert {name} --scheme int8$"):
-            resolve_model(f"{name}.int8")
+        with pytest.raises(ModelFileError, match=f"run: edgellm quantize {name} --scheme SCHEME$"):
+            resolve_model(f"{name}.int8-rtn")
 
 
 def test_what_was_pulled_from_a_path_is_known_by_its_name(cache: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from edgellm.errors import EdgeLLMError
 from edgellm.formats import open_checkpoint
 from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.formats.tmac2 import verify
-from edgellm.quantize.convert import convert
+from edgellm.quantize.quantize import Recipe, quantize
 from tests.unit.formats.synthetic import seal, write_gguf
 
 Mutation = Callable[[bytearray, np.random.Generator, int], None]
@@ -68,7 +68,7 @@ def read_everything(path: Path) -> bool:
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("fuzz")
     gguf = write_gguf(folder / "m.gguf", matrix_type="Q4_0", types={"token_embd.weight": "Q8_0", "blk.0.ffn_up.weight": "Q5_1"})
-    convert(gguf, folder / "m.tmac2.bin", scheme="int8", progress=False)
+    quantize(gguf, folder / "m.tmac2.bin", Recipe.named("tritplanes2"), progress=False)
     return {"gguf": gguf.read_bytes(), "tmac2": (folder / "m.tmac2.bin").read_bytes()}
 
 

@@ -1,0 +1,190 @@
+"""A model in any format that is read -> our model file, its matrices rounded to fewer bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgellm.errors import EdgeLLMError, InvalidRequestError
+from edgellm.formats.checkpoint import ACTIVATIONS, Tensor
+from edgellm.formats.llama import EMBEDDING, HEAD
+from edgellm.formats.matrix import F32, GROUPS, INT8, INTEGER_BITS, TRIT_PLANES, QuantizedMatrix, Scheme
+from edgellm.formats.tensors import LazyTensors, TensorSpec
+from edgellm.quantize import rewrite
+from edgellm.quantize.rtn import round_to_nearest
+
+METHODS = ("rtn",)
+KEEP = "keep"
+FAMILIES = (*TRIT_PLANES, *(name + suffix for name in INTEGER_BITS for suffix in ("", "-min") if name + suffix != "int8-min"))
+GROUPINGS = (*(f"g{group}" for group in GROUPS), "row", "tensor")
+BODY_GROUPING, FINE_GROUPING = "g64", "g32"
+"""Of schemes that are named without: the second of heads and of int8, where it costs little beside the rest."""
+ROWS_AT_ONCE = 1024
+"""Rows that are dequantised together, which takes some times their size."""
+UNKNOWN_ERROR = 9.999e-99
+"""Keeps room in the file's header for an error that is not known yet: no number of four digits is written longer."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is to be quantized.
+
+    body: of all matrices but embedding and head. head: of these; None keeps them where they are quantized, and makes int8-g32 of them where
+    they are not. activations: one of `formats.checkpoint.ACTIVATIONS`. method: one of METHODS.
+    """
+
+    body: Scheme
+    head: Scheme | None = None
+    activations: str = ACTIVATIONS[0]
+    method: str = METHODS[0]
+
+    @classmethod
+    def named(cls, scheme: str, head: str = KEEP, activations: str = ACTIVATIONS[0], method: str = METHODS[0]) -> Recipe:
+        """From names: schemes with or without their grouping, `head` also "keep". InvalidRequestError says what names there are."""
+        for what, name, known in (("activations", activations, ACTIVATIONS), ("method", method, METHODS)):
+            if name not in known:
+                raise InvalidRequestError(f"{what} {name!r} is unknown; possible: {', '.join(known)}")
+        return cls(_scheme(scheme, BODY_GROUPING), None if head == KEEP else _scheme(head, FINE_GROUPING), activations, method)
+
+    @property
+    def label(self) -> str:
+        """A short name: "ternary-int4head-rtn". What was not said is not in it, the method always is."""
+        parts = [_short(self.body, BODY_GROUPING)]
+        if self.head is not None:
+            parts.append(f"{_short(self.head, FINE_GROUPING)}head")
+        if self.activations != ACTIVATIONS[0]:
+            parts.append(self.activations.removeprefix("int8-"))
+        return "-".join([*parts, self.method])
+
+
+@dataclass(frozen=True)
+class SchemeReport:
+    """What became of the tensors that are stored in one form.
+
+    relative_squared_error: sum (w - w')^2 / sum w^2 over those of them that were rounded; None if none was.
+    """
+
+    tensors: int
+    weights: int
+    nbytes: int
+    relative_squared_error: float | None
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Scales and minimums included."""
+        return 8 * self.nbytes / self.weights
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """What a quantization did; `schemes` by the form that tensors are stored in. bits_per_weight counts the float tensors too."""
+
+    source: Path
+    destination: Path
+    recipe: Recipe
+    schemes: Mapping[str, SchemeReport]
+    source_bytes: int
+    destination_bytes: int
+    bits_per_weight: float
+
+
+class _Errors:
+    """Relative squared errors by scheme, in a dict that is kept up to date: `relative`."""
+
+    def __init__(self, schemes: Iterator[str]) -> None:
+        self.relative = dict.fromkeys(schemes, UNKNOWN_ERROR)
+        self._sums = {scheme: np.zeros(2) for scheme in self.relative}
+
+    def add(self, weights: F32, matrix: QuantizedMatrix) -> None:
+        """Count a matrix that was rounded."""
+        sums = self._sums[str(matrix.scheme)]
+        for rows in _row_blocks(len(weights)):
+            error = weights[rows] - matrix.take_rows(rows).dequantize()
+            sums += (error**2).sum(dtype=np.float64), (weights[rows] ** 2).sum(dtype=np.float64)
+        self.relative[str(matrix.scheme)] = float(f"{sums[0] / sums[1] if sums[1] else 0.0:.3e}")
+
+
+def quantize(source: Path, destination: Path, recipe: Recipe, progress: bool = True) -> QuantizationReport:
+    """Write the model at `source`, as `convert` does, with its matrices rounded as the recipe says. Nothing measures the result's quality.
+
+    A matrix that is in its scheme already stays as it is, bit for bit; others are rounded from their dequantised weights. Norms become
+    float32. The file's provenance says the method, the schemes and their errors.
+
+    UnsupportedModelError: a weight that is not finite or too large. And what `convert` raises.
+    """
+    checkpoint = rewrite.open_source(source, destination)
+    tensors = LazyTensors.over(checkpoint.tensors)
+    targets = {name: _target(name, spec, recipe) for name, spec in tensors.specs.items()}
+    rounded = [name for name, spec in targets.items() if spec.scheme and spec.form != tensors.specs[name].form]
+    errors = _Errors(targets[name].form for name in rounded)
+
+    def recode(name: str, tensor: Tensor) -> Tensor:
+        if name not in rounded:
+            return tensor if isinstance(tensor, QuantizedMatrix) else tensor.astype(np.float32)
+        weights, scheme = _weights(tensor), targets[name].scheme
+        assert scheme is not None
+        matrix = round_to_nearest(name, weights, scheme)
+        errors.add(weights, matrix)
+        return matrix
+
+    step = f"{recipe.body} by {recipe.method}" + (f", head {recipe.head}" if recipe.head else "")
+    facts = {"method": recipe.method, "quality": "not measured", "relative_squared_error": errors.relative}
+    provenance = rewrite.provenance(checkpoint, source, step) | facts
+    quantized = replace(checkpoint, activations=recipe.activations, provenance=provenance)
+    rewrite.write(quantized, destination, targets, recode, progress)
+    return QuantizationReport(
+        source=source,
+        destination=destination,
+        recipe=recipe,
+        schemes={form: _report(form, targets, errors.relative.get(form)) for form in sorted({spec.form for spec in targets.values()})},
+        source_bytes=sum(spec.nbytes for spec in tensors.specs.values()),
+        destination_bytes=destination.stat().st_size,
+        bits_per_weight=rewrite.bits_per_weight(targets),
+    )
+
+
+def _scheme(name: str, grouping: str) -> Scheme:
+    """The scheme of that name, in that grouping if the name has none; int8 is always fine."""
+    has_none = name in FAMILIES
+    try:
+        return Scheme.parse(f"{name}-{FINE_GROUPING if name == 'int8' else grouping}" if has_none else name)
+    except EdgeLLMError as error:
+        raise InvalidRequestError(
+            f"scheme {name!r} is unknown; possible: {', '.join(FAMILIES)}, alone or with one of -{', -'.join(GROUPINGS)}"
+        ) from error
+
+
+def _short(scheme: Scheme, grouping: str) -> str:
+    """The name without its grouping, if that means the same scheme."""
+    name = str(scheme).rpartition("-")[0]
+    return name if _scheme(name, grouping) == scheme else str(scheme)
+
+
+def _target(name: str, spec: TensorSpec, recipe: Recipe) -> TensorSpec:
+    """What a tensor becomes."""
+    if len(spec.shape) == 1:
+        return TensorSpec(spec.shape, "float32", spec.source_type)
+    scheme = (recipe.head or spec.scheme or INT8) if name in (EMBEDDING, HEAD) else recipe.body
+    return TensorSpec(spec.shape, str(scheme), spec.source_type)
+
+
+def _weights(tensor: Tensor) -> F32:
+    """The tensor's weights as float32."""
+    if not isinstance(tensor, QuantizedMatrix):
+        return tensor.astype(np.float32)
+    weights = np.empty(tensor.shape, np.float32)
+    for rows in _row_blocks(len(weights)):
+        weights[rows] = tensor.take_rows(rows).dequantize()
+    return weights
+
+
+def _row_blocks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + ROWS_AT_ONCE) for start in range(0, rows, ROWS_AT_ONCE))
+
+
+def _report(form: str, targets: Mapping[str, TensorSpec], error: float | None) -> SchemeReport:
+    specs = [spec for spec in targets.values() if spec.form == form]
+    return SchemeReport(len(specs), sum(spec.weights for spec in specs), sum(spec.nbytes for spec in specs), error)
