@@ -150,6 +150,7 @@ typedef struct el_plan el_plan;
 el_pool *el_pool_new(int threads);      /* NULL: the threads could not be started */
 void el_pool_let_shrink(el_pool *pool); /* from now on runs have fewer threads while others keep some from running */
 int el_pool_team(const el_pool *pool);  /* threads of the next run */
+int el_pool_thread_ids(el_pool *pool, int32_t *ids);    /* [threads]: Linux's ids, the caller's first; 0 or -1 as el_plan_run */
 void el_pool_free(el_pool *pool);
 
 el_plan *el_plan_new(int isa);          /* NULL: no memory, or the isa is not supported here */

@@ -12,12 +12,18 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #define SPINS 200                     /* pauses, 5 to 10 microseconds: longer than the imbalance of most ops */
 #define YIELD_AT_BARRIER_NS 1000000   /* then sleep */
 #define YIELD_BETWEEN_RUNS_NS 3000000 /* the sampler and the caller's work between two tokens take less */
 #define MOST_PATIENCE 4               /* runs in which threads lack processors, before the team shrinks; a larger one on trial has 1 */
 #define SHORTEST_REST 8               /* runs before a larger team is tried; doubled whenever that finds no room */
 #define LONGEST_REST 256
+#define STACK_BYTES (1 << 20)         /* far more than kernels take, and far less than what would be locked in memory by default */
 
 typedef _Atomic uint64_t counter;
 
@@ -222,7 +228,10 @@ static void stop_workers(el_pool *pool, int count)
 static int start_workers(el_pool *pool)
 {
     sigset_t all, before;
+    pthread_attr_t attributes;
     int count = 0;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (; count < pool->threads - 1; count++) {
@@ -230,12 +239,13 @@ static int start_workers(el_pool *pool)
         if (!begin)
             break;
         *begin = (struct worker_start){.pool = pool, .thread = count + 1};
-        if (pthread_create(&pool->workers[count], NULL, work, begin)) {
+        if (pthread_create(&pool->workers[count], &attributes, work, begin)) {
             free(begin);
             break;
         }
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
     return count;
 }
 
@@ -368,4 +378,18 @@ int el_pool_run(el_pool *pool, el_team_function function, void *context)
         adapt(pool, el_now_ns() - begin_ns);
     pthread_mutex_unlock(&pool->callers);
     return 0;
+}
+
+static void note_thread_id(void *ids, el_team team)
+{
+#if defined(__linux__)
+    ((int32_t *)ids)[team.thread] = (int32_t)syscall(SYS_gettid);
+#else
+    (void)ids, (void)team;
+#endif
+}
+
+int el_pool_thread_ids(el_pool *pool, int32_t *ids)
+{
+    return el_pool_run(pool, note_thread_id, ids);
 }

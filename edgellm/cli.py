@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -89,6 +90,12 @@ def model_option(command: Command) -> Command:
     return click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|PATH", help=text)(command)
 
 
+def realtime_option(command: Command) -> Command:
+    """--realtime, the same everywhere."""
+    text = "Lock memory, bind each thread to a core, run before ordinary processes (SCHED_FIFO); a warning where the system refuses."
+    return click.option("--realtime", is_flag=True, help=text)(command)
+
+
 def engine_options(command: Command) -> Command:
     """How a model is loaded."""
     options = [
@@ -96,6 +103,8 @@ def engine_options(command: Command) -> Command:
         click.option("--threads", type=int, help="Threads to compute with.  [default: one per physical core]"),
         click.option("--context", type=int, help="Tokens that prompt and answer may have together.  [default: the model's, up to 8192]"),
         click.option("--kv-dtype", type=click.Choice(["f16", "f32"]), default="f16", show_default=True, help="Storage of keys and values."),
+        click.option("--lock-memory", is_flag=True, help="Take all memory at once and keep it; a warning where the system refuses."),
+        realtime_option,
     ]
     return _apply(options, command)
 
@@ -362,8 +371,17 @@ def chat(system: str | None, max_tokens: int, **options: Any) -> None:
     "-t", "--threads", callback=counts, metavar="N[,N...]", default="1", show_default=True, help="Numbers of threads, each measured."
 )
 @click.option("-r", "--rounds", type=int, default=10, show_default=True, help="Measurements of each; one more comes first, as a warm-up.")
+@realtime_option
 @click.option("--json", "destination", metavar="FILE|-", help="Write the records, raw samples included; - for standard output.")
-def bench(model: str, prompt_sizes: list[int], gen_sizes: list[int], threads: list[int], rounds: int, destination: str | None) -> None:
+def bench(
+    model: str,
+    prompt_sizes: list[int],
+    gen_sizes: list[int],
+    threads: list[int],
+    rounds: int,
+    realtime: bool,
+    destination: str | None,
+) -> None:
     """Measure prefill and decode throughput.
 
     Tests have the names and shapes of llama-bench: pp128 prefills 128 tokens, tg64 decodes 64.
@@ -374,9 +392,11 @@ def bench(model: str, prompt_sizes: list[int], gen_sizes: list[int], threads: li
     """
     from edgellm.formats import fetch
     from edgellm.measure import bench as benchmark
+    from edgellm.measure.backends.edgellm import EdgeLLMBackend
 
     path = fetch.resolve_model(model)
-    running = benchmark.run(path, prompt_sizes, gen_sizes, threads, rounds, progress=sys.stderr.isatty())
+    load = partial(EdgeLLMBackend, realtime=realtime)
+    running = benchmark.run(path, prompt_sizes, gen_sizes, threads, rounds, progress=sys.stderr.isatty(), load=load)
     records: list[dict[str, Any]] = []
     try:
         with _results(destination) as files:
@@ -399,7 +419,8 @@ def _plan(model: str, tokens: int, depth: int, threads: int | None, as_json: boo
 
 
 def _load(options: dict[str, Any]) -> Engine:
-    return edgellm.load(options["model"], threads=options["threads"], context=options["context"], kv_dtype=options["kv_dtype"])
+    names = ("threads", "context", "kv_dtype", "lock_memory", "realtime")
+    return edgellm.load(options["model"], **{name: options[name] for name in names})
 
 
 def _sampling(options: dict[str, Any]) -> SamplingParams:

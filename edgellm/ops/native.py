@@ -104,6 +104,13 @@ class Pool:
         """How many threads the next run has: `threads`, or fewer while the pool has shrunk."""
         return int(lib.el_pool_team(self.pointer))
 
+    def thread_ids(self) -> list[int]:
+        """What the operating system calls the threads, the calling one first; zeros where it has no such numbers."""
+        ids = np.zeros(self.threads, np.int32)
+        if lib.el_pool_thread_ids(self.pointer, _pointer("int32_t *", ids)):
+            raise NativeError(_NO_THREADS)
+        return [int(thread) for thread in ids]
+
 
 class Plan:
     """Recorded ops, replayed by one C call."""

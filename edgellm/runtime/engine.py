@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import operator
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from edgellm.ops import native
 from edgellm.ops.interface import KEY_TILE, Ops, Step
 from edgellm.runtime.cores import default_threads, warn_of_too_many
 from edgellm.runtime.generate import Generation, generate
+from edgellm.runtime.realtime import lock, real_time
 from edgellm.runtime.sampling import SamplingParams
 from edgellm.runtime.weights import load_weights
 from edgellm.runtime.workspace import new_cache, new_state
@@ -49,13 +51,15 @@ class Engine:
         kv_dtype: KVDtype = "f16",
         isa: str | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
+        lock_memory: bool = False,
+        realtime: bool = False,
         make_ops: Callable[[str, native.Pool], Ops] | None = None,
         keep_exact_activations: bool = False,
     ) -> None:
         self.path = path
         self.isa = native.choose_isa(isa)
         self.threads = default_threads() if threads is None else threads
-        self._pool = native.Pool(self.threads, may_shrink=True)
+        self._pool = native.Pool(self.threads, may_shrink=not realtime)
         warn_of_too_many(self.threads)
         checkpoint = open_checkpoint(path)
         self.config = LlamaConfig.from_hf(checkpoint.config)
@@ -67,14 +71,15 @@ class Engine:
             raise ModelFileError(f"{path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {self.config.vocab_size}")
         self.chat_template = checkpoint.chat_template
         native.trim()  # parsing took far more than the tokenizer does, and what stays free in the heap is held beside the weights
-        weights, weight_bytes = load_weights(checkpoint, self.config)
+        weights, weights_arena = load_weights(checkpoint, self.config)
         room = -(-self.context // KEY_TILE) * KEY_TILE
-        cache, cache_bytes = new_cache(self.config, room, np.float16 if kv_dtype == "f16" else np.float32)
+        cache, cache_arena = new_cache(self.config, room, np.float16 if kv_dtype == "f16" else np.float32)
         per_token = checkpoint.activations == "int8-token"
         if per_token and make_ops is None:
             raise UnsupportedModelError(f"{path}: activations with one scale a token are run by NumPy's ops only; quantize it with g32")
-        state, state_bytes = new_state(self.config, cache, min(prefill_chunk, self.context), room, per_token, keep_exact_activations)
-        self._bytes = {"weights": weight_bytes, "kv_cache": cache_bytes, "workspace": state_bytes}
+        state, state_arena = new_state(self.config, cache, min(prefill_chunk, self.context), room, per_token, keep_exact_activations)
+        arenas = {"weights": weights_arena, "kv_cache": cache_arena, "workspace": state_arena}
+        self._bytes = {name: arena.nbytes for name, arena in arenas.items()}
         self._state, self._step = state, Step()
         self.plan: native.Plan | None = None
         self._replay = self._record(weights) if make_ops is None else self._run_eagerly(make_ops(self.isa, self._pool), weights)
@@ -82,6 +87,32 @@ class Engine:
         self.epoch = 0
         """Counts the texts that the cache has held: each call but `decode` and `profile` begins another."""
         self._busy = threading.Lock()
+        self._closing = ExitStack()
+        if realtime:
+            self._closing.enter_context(real_time(self._pool.thread_ids(), tuple(arenas.values())))
+        elif lock_memory:
+            lock(tuple(arenas.values()))
+        weakref.finalize(self, self._closing.close)  # for engines that nobody closes
+        self.realtime = realtime
+        self.closed = False
+
+    def close(self) -> None:
+        """Give back memory and threads, and undo what `realtime` changed in the process. Another call does nothing; any other method is
+        refused from now on. An engine that is a context manager closes at the end of the block.
+        """
+        if self.closed:
+            return
+        with self._alone():
+            self.closed = True
+            self._closing.close()
+            self.plan = None
+            del self._replay, self._state, self._pool
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _record(self, weights: DecoderWeights) -> Callable[[], None]:
         recorder = native.Recorder(self.isa)
@@ -214,6 +245,8 @@ class Engine:
         if not self._busy.acquire(blocking=False):
             raise InvalidRequestError("the engine is busy with another thread's request; use one engine per thread, or wait")
         try:
+            if self.closed:
+                raise InvalidRequestError("the engine is closed; load the model again")
             yield
         finally:
             self._busy.release()
@@ -227,15 +260,29 @@ def load(
     kv_dtype: KVDtype = "f16",
     isa: str | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
+    lock_memory: bool = False,
+    realtime: bool = False,
 ) -> Engine:
     """Load a `.tmac2.bin` (or the name of a converted model in the cache).
 
     threads: default, the physical cores that this process may use. context: tokens, default the model's up to 8192.
     kv_dtype: "f16" or "f32". isa: one of `ops.native.ISAS`, default EDGELLM_ISA or the best this processor runs.
     prefill_chunk: prompt tokens that one step takes; it changes speed and memory, never a bit of the result.
+    lock_memory: have all of the engine's memory at once and keep it, the cache of the whole context included.
+    realtime: also lock the process in memory, bind each thread to a core, and run before all ordinary processes, on the calling thread
+    (see `runtime.realtime`). For lock_memory and realtime, what the system refuses is an EdgeLLMWarning.
     Raises an `EdgeLLMError` that says what is wrong and what is possible.
     """
-    return Engine(resolve_model(path), threads=threads, context=context, kv_dtype=kv_dtype, isa=isa, prefill_chunk=prefill_chunk)
+    return Engine(
+        resolve_model(path),
+        threads=threads,
+        context=context,
+        kv_dtype=kv_dtype,
+        isa=isa,
+        prefill_chunk=prefill_chunk,
+        lock_memory=lock_memory,
+        realtime=realtime,
+    )
 
 
 def _common_prefix(cached: list[int], ids: list[int]) -> int:

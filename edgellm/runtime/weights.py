@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from math import prod
 
 import numpy as np
@@ -47,8 +48,8 @@ class _Packer:
         return vector
 
 
-def load_weights(checkpoint: Checkpoint, config: LlamaConfig) -> tuple[DecoderWeights, int]:
-    """The packed weights, and their bytes."""
+def load_weights(checkpoint: Checkpoint, config: LlamaConfig) -> tuple[DecoderWeights, Arena]:
+    """The packed weights, and the arena that they lie in."""
     packer = _Packer(LazyTensors.over(checkpoint.tensors))
     embedding = packer.matrix("model.embed_tokens.weight")
     layers = []
@@ -69,7 +70,7 @@ def load_weights(checkpoint: Checkpoint, config: LlamaConfig) -> tuple[DecoderWe
         )
     norm = packer.vector("model.norm.weight")
     head = embedding if config.tie_word_embeddings else packer.matrix("lm_head.weight")
-    return DecoderWeights(embedding, tuple(layers), norm, head), packer.arena.nbytes
+    return DecoderWeights(embedding, tuple(layers), norm, head), packer.arena
 
 
 def _drop_pages(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None) -> None:
@@ -80,4 +81,5 @@ def _drop_pages(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None)
     if isinstance(base, memoryview):
         base = base.obj
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+        with suppress(OSError):  # a process that is locked in memory keeps its pages
+            base.madvise(mmap.MADV_DONTNEED)

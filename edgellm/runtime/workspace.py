@@ -16,6 +16,7 @@ from edgellm.formats.matrix import BLOCK
 from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import DecoderState
 from edgellm.model.rope import cos_sin
+from edgellm.ops import native
 from edgellm.ops.interface import KEY_TILE, Activation, CacheLayer, Partials
 
 _ALIGNMENT = 64  # bytes: a cache line, and an AVX-512 register
@@ -47,6 +48,15 @@ class Arena:
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         start, self._used = self._used, self._used + aligned(size)
         return self._bytes[start : start + size].view(dtype).reshape(shape)
+
+    def touch(self) -> None:
+        """Have every page now, rather than when something is first written to it."""
+        pages = self._bytes[:: mmap.PAGESIZE]
+        pages |= 0
+
+    def lock(self) -> None:
+        """Keep every page in memory as long as the arena lives; OSError if the system refuses."""
+        native.lock(self._bytes)
 
 
 def aligned(nbytes: int) -> int:
@@ -80,21 +90,21 @@ def _partials(config: LlamaConfig, context: int) -> tuple[tuple[int, ...], tuple
     return Partials.shapes(config.num_attention_heads, config.num_key_value_heads, config.head_dim, context)
 
 
-def new_cache(config: LlamaConfig, context: int, dtype: npt.DTypeLike) -> tuple[tuple[CacheLayer, ...], int]:
-    """The key/value cache of every layer for `context` positions (a multiple of KEY_TILE), and its bytes."""
+def new_cache(config: LlamaConfig, context: int, dtype: npt.DTypeLike) -> tuple[tuple[CacheLayer, ...], Arena]:
+    """The key/value cache of every layer for `context` positions (a multiple of KEY_TILE), and the arena that it lies in."""
     heads, dim, layers = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
     arena = Arena(2 * layers * aligned(heads * context * dim * np.dtype(dtype).itemsize))
     cache = tuple(
         CacheLayer(arena.empty((heads, context // KEY_TILE, dim, KEY_TILE), dtype), arena.empty((heads, context, dim), dtype))
         for _ in range(layers)
     )
-    return cache, arena.nbytes
+    return cache, arena
 
 
 def new_state(
     config: LlamaConfig, cache: tuple[CacheLayer, ...], length: int, context: int, per_token: bool = False, exact: bool = False
-) -> tuple[DecoderState, int]:
-    """Buffers for steps of up to `length` tokens, and their bytes.
+) -> tuple[DecoderState, Arena]:
+    """Buffers for steps of up to `length` tokens, and the arena that they lie in.
 
     per_token: activations have one scale a token, rather than one per 32 columns. exact: they are also kept unquantized.
     """
@@ -128,4 +138,4 @@ def new_state(
         sin_TE=sin,
         cache=cache,
     )
-    return state, arena.nbytes
+    return state, arena

@@ -74,9 +74,10 @@ def test_generate_takes_the_defaults_of_sampling_params() -> None:
 def test_generate_prints_the_text(scripted: Scripted, loads: Callable[[ScriptedEngine], list[dict[str, Any]]]) -> None:
     engine = scripted(" hi 日本", END)
     calls = loads(engine)
-    result = run("generate", "--model", "M", "-p", "hi<|im_end|>", "--threads", "2", "--context", "9", "--kv-dtype", "f32")
+    options = ["--threads", "2", "--context", "9", "--kv-dtype", "f32", "--realtime"]
+    result = run("generate", "--model", "M", "-p", "hi<|im_end|>", *options)
     assert (result.exit_code, result.stdout) == (0, " hi 日本\n")
-    assert calls == [{"path": "M", "threads": 2, "context": 9, "kv_dtype": "f32"}]
+    assert calls == [{"path": "M", "threads": 2, "context": 9, "kv_dtype": "f32", "lock_memory": False, "realtime": True}]
     assert engine.prompts == [engine.tokenizer.encode("hi<|im_end|>")]
 
 
@@ -296,7 +297,7 @@ def test_bench_passes_on_and_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     seen: list[Any] = []
 
-    def fake_run(*arguments: Any, progress: bool) -> list[dict[str, Any]]:
+    def fake_run(*arguments: Any, progress: bool, load: Any) -> list[dict[str, Any]]:
         seen.append(arguments)
         return [{"test": "pp8", "samples_ns": [1, 2]}]
 
@@ -317,7 +318,7 @@ def test_bench_passes_on_and_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_interrupted_bench_keeps_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from edgellm.measure import bench
 
-    def interrupted(*arguments: Any, progress: bool) -> Iterator[dict[str, Any]]:
+    def interrupted(*arguments: Any, progress: bool, load: Any) -> Iterator[dict[str, Any]]:
         yield {"test": "pp8", "samples_ns": [1]}
         raise KeyboardInterrupt
 
@@ -333,7 +334,7 @@ def test_interrupted_bench_keeps_what_it_measured(monkeypatch: pytest.MonkeyPatc
 def test_bench_refuses_an_unwritable_file_before_it_measures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from edgellm.measure import bench
 
-    def measured(*arguments: Any, progress: bool) -> Iterator[dict[str, Any]]:
+    def measured(*arguments: Any, progress: bool, load: Any) -> Iterator[dict[str, Any]]:
         pytest.fail("measured for nothing")
         yield {}
 

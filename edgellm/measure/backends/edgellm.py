@@ -52,9 +52,9 @@ class EdgeLLMBackend:
             "model_type": checkpoint.config.get("model_type"),
             "model_size": sum(size for _, size in shapes_and_bytes),
             "model_n_params": sum(math.prod(shape) for shape, _ in shapes_and_bytes),
-            "settings": {"context": self.engine.context, "kv_dtype": self.engine.kv_dtype},
+            "settings": {"context": self.engine.context, "kv_dtype": self.engine.kv_dtype, "realtime": self.engine.realtime},
         }
 
     def unload(self) -> None:
         """See `Backend.unload`."""
-        del self.engine
+        self.engine.close()

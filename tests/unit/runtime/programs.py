@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 import traceback
+import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 import edgellm
+from edgellm.errors import InvalidRequestError
+from edgellm.runtime.cores import physical_cores
+
+SKIPPED = 77
+"""Exit code: the system does not let this process try; why is on standard output."""
 
 PROMPT = [i * 7 % 271 for i in range(500)]
 
@@ -60,6 +71,71 @@ def fork(model: Path) -> None:
             os._exit(status)
     np.testing.assert_array_equal(engine.prefill(PROMPT[:40]), expected)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def claims() -> dict[str, Any]:
+    """What real time changes in this process."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {
+        "affinity": os.sched_getaffinity(0),
+        "scheduling": (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority),
+        "locked": status["VmLck"].split()[0] != "0",
+        "frozen": gc.get_freeze_count() > 0,
+    }
+
+
+def renounce_privileges() -> None:
+    """Be an ordinary process with the limits that one usually has: no capabilities, 64 KiB to lock, no real-time priority."""
+    header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None, use_errno=True).capset(header, nothing) == 0, os.strerror(ctypes.get_errno())
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
+    resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+
+
+def real_time(model: Path) -> None:
+    """Every thread on a core of its own, before ordinary processes, memory locked; all of it undone in the end."""
+    threads = len(physical_cores())
+    expected = edgellm.load(model, threads=1).prefill(PROMPT).copy()
+    before = claims()
+    with warnings.catch_warnings(record=True) as refused, edgellm.load(model, threads=threads, realtime=True) as engine:
+        if refused:
+            print(*(warning.message for warning in refused), sep="; ")
+            sys.exit(SKIPPED)
+        ids = engine._pool.thread_ids()
+        cores = [os.sched_getaffinity(thread) for thread in ids]
+        assert ids[0] == threading.get_native_id()
+        assert len(set.union(*cores)) == sum(map(len, cores)) == threads, cores
+        assert {os.sched_getscheduler(thread) for thread in ids} == {os.SCHED_FIFO | os.SCHED_RESET_ON_FORK}
+        assert claims() == {"affinity": cores[0], "scheduling": (os.sched_getscheduler(0), 10), "locked": True, "frozen": True}
+        np.testing.assert_array_equal(engine.prefill(PROMPT), expected)
+        with pytest.raises(InvalidRequestError, match="another engine of this process runs in real time; close it first"):
+            edgellm.load(model, threads=1, realtime=True)
+    assert claims() == before
+    abandoned = edgellm.load(model, threads=1, realtime=True)
+    assert claims() != before
+    del abandoned
+    gc.collect()
+    assert claims() == before
+
+
+def real_time_refused(model: Path) -> None:
+    """One warning for each thing that the system refuses, saying how to allow it; the rest is done, and the engine works."""
+    renounce_privileges()
+    expected = edgellm.load(model, threads=1).prefill(PROMPT).copy()
+    before = claims()
+    with warnings.catch_warnings(record=True) as refused, edgellm.load(model, threads=1, realtime=True) as engine:
+        memory, scheduling = (str(warning.message) for warning in refused)
+        assert "MiB can't be locked in memory (Cannot allocate memory; the limit is 0.1 MiB)" in memory
+        assert "To allow it: `ulimit -l unlimited`, LimitMEMLOCK=infinity" in memory
+        assert "SCHED_FIFO is refused (Operation not permitted), so other processes may interrupt a token" in scheduling
+        assert "To allow it: `ulimit -r 10`, LimitRTPRIO=10" in scheduling
+        assert len(os.sched_getaffinity(0)) == 1
+        assert gc.get_freeze_count() > 0
+        np.testing.assert_array_equal(engine.prefill(PROMPT), expected)
+    assert claims() == before
+    with warnings.catch_warnings(record=True) as refused:
+        edgellm.load(model, threads=1, lock_memory=True)
+    assert [str(warning.message) for warning in refused] == [memory]
 
 
 if __name__ == "__main__":

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +30,6 @@ from edgellm.runtime.engine import PREFILL_CHUNK, Engine
 from tests.unit.runtime import programs
 from tests.unit.runtime.synthetic import CONFIG, VOCAB, checkpoint
 
-ROOT = Path(__file__).parents[3]
 PROMPT = [i * 5 % VOCAB for i in range(40)]
 OPS = ("embed", "rmsnorm_quantize", "quantize", "matmul", "rope", "cache_append", "attention", "swiglu_quantize")
 
@@ -263,11 +259,29 @@ def test_a_failure_in_a_step_leaves_the_engine_usable(engine: Engine, monkeypatc
 
 
 @pytest.mark.parametrize("program", [programs.interrupt.__name__, programs.fork.__name__])
-def test_in_a_process_of_its_own(program: str, synthetic_model: Path) -> None:
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "tests.unit.runtime.programs", program, str(synthetic_model)]
-    done = subprocess.run(command, check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+def test_in_a_process_of_its_own(program: str, run_program: Callable[[str], None]) -> None:
+    run_program(program)
+
+
+def test_a_closed_engine_refuses(synthetic_model: Path) -> None:
+    with edgellm.load(synthetic_model, threads=2) as engine:
+        engine.prefill(PROMPT)
+        generation = engine.generate(PROMPT)
+    engine.close()
+    assert engine.closed
+    assert engine.memory()["weights"] > 0
+    calls: list[Callable[[], object]] = [
+        lambda: engine.prefill(PROMPT),
+        lambda: engine.decode(1),
+        lambda: engine.logits(PROMPT),
+        engine.reset,
+        engine.profile,
+        engine.repeat,
+        lambda: next(generation),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidRequestError, match="the engine is closed; load the model again"):
+            call()
 
 
 def test_generate_goes_through_the_engine(engine: Engine) -> None:

@@ -38,7 +38,7 @@ def dense(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 def test_every_matrix_is_packed_as_it_was() -> None:
     given = checkpoint()
-    weights, nbytes = load_weights(given, LlamaConfig.from_hf(given.config))
+    weights, arena = load_weights(given, LlamaConfig.from_hf(given.config))
     names = {"model.embed_tokens.weight": weights.embed_tokens, "lm_head.weight": weights.lm_head}
     for i, layer in enumerate(weights.layers):
         for part in (
@@ -54,7 +54,7 @@ def test_every_matrix_is_packed_as_it_was() -> None:
     for name, packed in names.items():
         np.testing.assert_array_equal(packed.unpack().dequantize(), dense(given.tensors[name]), err_msg=name)
         assert packed.codes.ctypes.data % 64 == 0
-    assert nbytes >= sum(packed.nbytes for packed in names.values())
+    assert arena.nbytes >= sum(packed.nbytes for packed in names.values())
     for i in range(2):
         for norm in ("input_layernorm", "post_attention_layernorm"):
             np.testing.assert_array_equal(getattr(weights.layers[i], norm), given.tensors[f"model.layers.{i}.{norm}.weight"])

@@ -68,24 +68,24 @@ def test_a_kernel_without_huge_pages_serves_ordinary_ones(monkeypatch: pytest.Mo
 def test_the_state_fits_its_arena(changes: dict[str, Any], length: int, context: int) -> None:
     """`_state_bytes` is an upper bound; the arena raises where it is not."""
     given = config(**changes)
-    cache, cache_bytes = new_cache(given, context, np.float16)
-    state, state_bytes = new_state(given, cache, length, context)
+    cache, cache_arena = new_cache(given, context, np.float16)
+    state, state_arena = new_state(given, cache, length, context)
     assert state.logits_LV.shape == (length, given.vocab_size)
     assert state.partials.blocks.shape == (given.num_key_value_heads, -(-context // 128), 16 * (given.head_dim + 2))
-    assert cache_bytes >= 2 * 2 * given.num_hidden_layers * given.num_key_value_heads * context * given.head_dim
+    assert cache_arena.nbytes >= 2 * 2 * given.num_hidden_layers * given.num_key_value_heads * context * given.head_dim
     arrays = [value for value in (getattr(state, field.name) for field in fields(state)) if isinstance(value, np.ndarray)]
     activations = [value for value in (getattr(state, field.name) for field in fields(state)) if isinstance(value, Activation)]
     arrays += [part for a in activations for part in (a.codes, a.scales, a.offsets, a.scaled_sums)]
     arrays += [state.partials.blocks, state.partials.arrived]
     assert all(array.ctypes.data % 64 == 0 for array in arrays)
-    assert state_bytes == sum(aligned(array.nbytes) for array in arrays)
+    assert state_arena.nbytes == sum(aligned(array.nbytes) for array in arrays)
     assert all(activation.exact is None for activation in activations)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_a_layer_of_cache_is_its_own_memory(dtype: type) -> None:
-    cache, nbytes = new_cache(config(num_hidden_layers=3), 128, dtype)
+    cache, arena = new_cache(config(num_hidden_layers=3), 128, dtype)
     assert [(layer.keys.shape, layer.values.shape) for layer in cache] == 3 * [((2, 2, 16, 64), (2, 128, 16))]
-    assert nbytes == 3 * 2 * 2 * 128 * 16 * np.dtype(dtype).itemsize
+    assert arena.nbytes == 3 * 2 * 2 * 128 * 16 * np.dtype(dtype).itemsize
     cache[1].keys[...] = 1
     assert not any(array.any() for layer in (cache[0], cache[2]) for array in (layer.keys, layer.values))
