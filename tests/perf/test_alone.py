@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 
 import pytest
+from tqdm import tqdm
 
 import edgellm
 from edgellm.measure import bench
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
-from edgellm.measure.bandwidth import SETTLE_S, ReadProbe
 from edgellm.measure.results import ResultsFile
-from edgellm.measure.roofline import streamed_bytes
 from edgellm.measure.statistics import percentile
+from tests.perf.beside_reading import BesideReading
 from tests.perf.goals import Board, Goal, goals
 from tests.perf.models import Models
 from tests.perf.prompt import PROMPT
@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.perf, pytest.mark.peers]
 
 THREADS = 2
 TTFT_ROUNDS = 100
+SHARE, SECOND_THREAD = "share_of_read_bandwidth", "speedup_over_one_thread"
 
 
 def of(figure: str) -> pytest.MarkDecorator:
@@ -52,34 +53,21 @@ def test_deep_context(goal: Goal, rounds: int, models: Models, results: ResultsF
     board.judge(THREADS, (goal, deep / shallow, f"{deep:.2f} ms; {shallow:.2f} ms"))
 
 
-@of("speedup_over_one_thread")
-def test_second_thread(goal: Goal, rounds: int, models: Models, results: ResultsFile, board: Board) -> None:
-    """Decoding on one thread and on two, in turn."""
+@pytest.mark.parametrize("name", dict.fromkeys(goal.ours for goal in [*goals(SHARE), *goals(SECOND_THREAD)]))
+def test_decoding_beside_reading(name: str, rounds: int, models: Models, results: ResultsFile, board: Board) -> None:
+    """Decoding on one thread and on two, and reading as many bytes as a token streams on as many threads, all in turn."""
     case = bench.Case("tg", 64)
-    backends = [EdgeLLMBackend(models.ours[goal.ours], threads=count, context=case.context) for count in (1, THREADS)]
-    one, two = taking_turns([bench.Turn(backend, case) for backend in backends], goal, rounds, results)
-    board.judge(THREADS, (goal, one / two, f"{one:.2f} ms; {two:.2f} ms"))
-
-
-@of("share_of_read_bandwidth")
-def test_share_of_read_bandwidth(goal: Goal, rounds: int, models: Models, results: ResultsFile, board: Board) -> None:
-    """Bytes that a token streams over its time, and what the same threads can read of as many bytes, in turn."""
-    case = bench.Case("tg", 64)
-    backend = EdgeLLMBackend(models.ours[goal.ours], threads=THREADS, context=case.context)
-    assert backend.engine.plan is not None
-    streamed = streamed_bytes(backend.engine.plan.ops, position=case.depth + case.tokens // 2)
-    probe = ReadProbe(streamed, THREADS)
-    read_ns, itl_ns = [], []
-    for _ in range(rounds):
-        time.sleep(SETTLE_S)
-        read_ns += [probe.read_ns() for _ in range(case.tokens // 2)]
-        time.sleep(SETTLE_S)
-        itl_ns += case.run(backend)
-    readable, reached = probe.bytes_per_second(read_ns), streamed * 1e9 / percentile(itl_ns, 50)
-    samples = {"read_ns": read_ns, "itl_ns": itl_ns, "streamed_bytes": streamed}
-    results.append({"test": "read_bandwidth", "weights": goal.ours, "n_threads": THREADS, **samples})
-    detail = f"{streamed / 1e6:.1f} MB; {reached / 1e9:.1f} of {readable / 1e9:.1f} GB/s"
-    board.judge(THREADS, (goal, reached / readable, detail))
+    one, team = (BesideReading(models.ours[name], case, threads) for threads in (1, THREADS))
+    for number in tqdm(range(1 + rounds), desc=f"{case} beside reading, {name}", unit="round", leave=False):
+        for measured in (one, team):
+            measured.take_a_turn(keep=number > 0)
+    for measured in (one, team):
+        results.append({"test": "beside_reading", "weights": name, **measured.record()})
+    detail = f"{team.streamed_bytes / 1e6:.1f} MB; {team.decoded / 1e9:.1f} of {team.readable / 1e9:.1f} GB/s"
+    share = [(goal, team.decoded / team.readable, detail) for goal in goals(SHARE) if goal.ours == name]
+    detail = f"{one.itl_ms:.2f} ms; {team.itl_ms:.2f} ms; reading {team.readable / one.readable:.2f} x"
+    gain = [(goal, team.decoded / one.decoded, detail) for goal in goals(SECOND_THREAD) if goal.ours == name]
+    board.judge(THREADS, *share, *gain)
 
 
 def taking_turns(turns: list[bench.Turn], goal: Goal, rounds: int, results: ResultsFile) -> list[float]:
