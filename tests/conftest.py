@@ -24,8 +24,8 @@ REPORTED = "reported"
 
 
 class Report(Protocol):
-    def __call__(self, kind: str, line: str, **record: Any) -> None:
-        """Show the line when the tests end, also when all is well, and put the record into results/`kind`.json."""
+    def __call__(self, kind: str, line: str, provenance: str = "measured", **record: Any) -> None:
+        """Show the line when the tests end, also when all is well, and put the record into results/`kind`.json, all of one provenance."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,10 +68,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     from edgellm.measure.fingerprint import fingerprint
     from edgellm.measure.results import ResultsFile
 
-    for kind, entries in groupby(sorted(reported, key=lambda entry: entry[:2]), key=lambda entry: entry[0]):
+    for (provenance, kind), entries in groupby(sorted(reported, key=lambda entry: entry[:3]), key=lambda entry: entry[:2]):
         terminalreporter.section(f"results/{kind}.json")
-        with ResultsFile(terminalreporter.config.rootpath / "results" / f"{kind}.json", kind=kind, fingerprint=fingerprint()) as results:
-            for _, line, record in entries:
+        path = terminalreporter.config.rootpath / "results" / f"{kind}.json"
+        with ResultsFile(path, kind=kind, fingerprint=fingerprint(), provenance=provenance) as results:
+            for _, _, line, record in entries:
                 terminalreporter.line(line)
                 results.append(record)
 
@@ -79,7 +80,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture
 def report(record_property: Callable[[str, object], None]) -> Report:
     """Where a test leaves the numbers that it measured."""
-    return lambda kind, line, **record: record_property(REPORTED, (kind, line, record))
+    return lambda kind, line, provenance="measured", **record: record_property(REPORTED, (provenance, kind, line, record))
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ static inline __attribute__((always_inline)) int32x4_t dot(int bits, const int8x
 }
 
 #define EL_KERNEL(name) name##__neon_dotprod
+#define TOKENS_AT_ONCE 4
 #include "matmul_neon.h"
 
 EL_TARGET_END

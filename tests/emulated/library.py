@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from edgellm.ops import native
 from edgellm.ops.native import ISAS
 from edgellm.runtime import weights, workspace
 from tests.emulated.arena import Arena
-from tests.emulated.process import CPUS, Process, missing
+from tests.emulated.process import CPUS, Process, logging, missing
 from tests.kernels import space
 
 CData = Any
@@ -74,6 +75,18 @@ class Library:
     def round_upward(self, isa: str, upward: bool) -> bool:
         """Set the rounding mode of the thread that runs plans there; whether it was upward before."""
         return bool(self.process(ISAS.index(isa)).ask(ROUND_UPWARD, upward))
+
+    def instructions(self, isa: str, work: Callable[[], object], log: Path) -> int:
+        """How many instructions a new process executes in all if it does this work; `log` is a file for them."""
+        processes, counted = self._processes, Process(isa, self.arena, *logging(log))
+        self._processes = {ISAS.index(isa): counted}
+        try:
+            work()
+        finally:
+            counted.close()
+            self._processes = processes
+        with log.open("rb") as lines:
+            return sum(line.startswith(b"Trace") for line in lines)
 
     def close(self) -> None:
         """End the processes."""

@@ -30,6 +30,13 @@ def missing() -> str | None:
     return f"emulating it takes {' and '.join(lacking)}: apt-get install {PACKAGES}" if lacking else None
 
 
+def logging(log: Path) -> tuple[str, ...]:
+    """QEMU's options to write a line for each instruction that is executed."""
+    options = subprocess.run([EMULATOR, "-h"], check=False, capture_output=True, text=True).stdout
+    one_by_one = "-one-insn-per-tb" if "-one-insn-per-tb" in options else "-singlestep"  # its name until QEMU 8.1
+    return (one_by_one, "-d", "exec,nochain", "-D", str(log))
+
+
 def build() -> Path:
     """The program that holds the kernels, compiled for ARM from the sources as they are; kept until they change."""
     digest = hashlib.blake2b(csrc_hash().encode() + SOURCE.read_bytes(), digest_size=8).hexdigest()
@@ -39,18 +46,18 @@ def build() -> Path:
         if not program.exists():
             sources = [path for path in csrc_files() if path.suffix == ".c"]
             made = program.with_suffix(".new")
-            subprocess.run([COMPILER, *FLAGS, "-static", "-I", CSRC, *sources, SOURCE, "-lm", "-o", made], check=True)
+            subprocess.run([COMPILER, *FLAGS, "-Werror", "-static", "-I", CSRC, *sources, SOURCE, "-lm", "-o", made], check=True)
             made.rename(program)
     return program
 
 
 class Process:
-    """One instruction set's kernels, emulated; they share the arena's memory."""
+    """One instruction set's kernels, emulated; they share the arena's memory. `options` are QEMU's."""
 
-    def __init__(self, isa: str, memory: arena.Arena) -> None:
+    def __init__(self, isa: str, memory: arena.Arena, *options: str) -> None:
         self.isa = isa
         self._process = subprocess.Popen(
-            [EMULATOR, "-cpu", CPUS[isa], build(), str(memory.fd), str(arena.ADDRESS), str(arena.NBYTES)],
+            [EMULATOR, "-cpu", CPUS[isa], *options, build(), str(memory.fd), str(arena.ADDRESS), str(arena.NBYTES)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
