@@ -15,7 +15,7 @@ from edgellm.measure.fingerprint import fingerprint
 from edgellm.measure.results import ResultsFile
 from edgellm.measure.statistics import jitter, summarize
 from tests.perf.goals import Board
-from tests.perf.models import PUBLISHED, Models
+from tests.perf.models import Models
 from tests.perf.tables import Tables
 
 BUDGETS = Path(__file__).parent / "budgets.toml"
@@ -196,7 +196,7 @@ def rounds(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="session")
 def models(model_path: Path, model_gguf: Path) -> Models:
     """The models that are compared."""
-    return Models({PUBLISHED: model_path}, model_gguf, model_path.parent)
+    return Models(published=model_gguf, lossless=model_path)
 
 
 @pytest.fixture(scope="session")

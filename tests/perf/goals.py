@@ -50,6 +50,7 @@ class Goal:
         return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
 
 
+TITLE = "goals (rtn: rounded to nearest, to be timed; what such a model says is worth nothing)"
 HEAD = ("figure", "test", "threads", "ours", "medians", "measured", "goal", "verdict")
 
 
@@ -74,7 +75,7 @@ class Board:
         for goal, measured, detail in figures:
             kept = goal.kept(measured)
             verdict = (detail, f"{measured:.3g}", goal.limit, "pass" if kept else "MISSED")
-            self.tables.add("goals", HEAD, (goal.figure, goal.test, str(threads), goal.ours, *verdict))
+            self.tables.add(TITLE, HEAD, (goal.figure, goal.test, str(threads), goal.ours, *verdict))
             self.append({"test": "goal", "goal": asdict(goal), "n_threads": threads, "measured": measured, "kept": kept})
             if not kept:
                 missed.append(f"{goal.figure} {goal.test} of {goal.ours} at {threads} threads: {measured:.3g}, not {goal.limit}")

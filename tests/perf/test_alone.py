@@ -32,7 +32,7 @@ def of(figure: str) -> pytest.MarkDecorator:
 @of("ttft_p95_ms")
 def test_time_to_first_token(goal: Goal, models: Models, results: ResultsFile, board: Board) -> None:
     """From the prompt's text, 128 tokens, to the first token of the answer, with nothing of it in the cache."""
-    engine = edgellm.load(models.ours[goal.ours], threads=THREADS)
+    engine = edgellm.load(models.ours(goal.ours), threads=THREADS)
     samples_ns = []
     for _ in range(1 + TTFT_ROUNDS):
         engine.reset()
@@ -48,7 +48,7 @@ def test_time_to_first_token(goal: Goal, models: Models, results: ResultsFile, b
 def test_deep_context(goal: Goal, rounds: int, models: Models, results: ResultsFile, board: Board) -> None:
     """Decoding after 2048 tokens and after 128, in turn."""
     cases = [bench.Case("tg", 32, depth) for depth in (128, 2048)]
-    backend = EdgeLLMBackend(models.ours[goal.ours], threads=THREADS, context=cases[1].context)
+    backend = EdgeLLMBackend(models.ours(goal.ours), threads=THREADS, context=cases[1].context)
     shallow, deep = taking_turns([bench.Turn(backend, case) for case in cases], goal, rounds, results)
     board.judge(THREADS, (goal, deep / shallow, f"{deep:.2f} ms; {shallow:.2f} ms"))
 
@@ -57,7 +57,7 @@ def test_deep_context(goal: Goal, rounds: int, models: Models, results: ResultsF
 def test_decoding_beside_reading(name: str, rounds: int, models: Models, results: ResultsFile, board: Board) -> None:
     """Decoding on one thread and on two, and reading as many bytes as a token streams on as many threads, all in turn."""
     case = bench.Case("tg", 64)
-    one, team = (BesideReading(models.ours[name], case, threads) for threads in (1, THREADS))
+    one, team = (BesideReading(models.ours(name), case, threads) for threads in (1, THREADS))
     for number in tqdm(range(1 + rounds), desc=f"{case} beside reading, {name}", unit="round", leave=False):
         for measured in (one, team):
             measured.take_a_turn(keep=number > 0)

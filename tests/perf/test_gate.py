@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.perf.goals import Board, Goal
+from tests.perf.goals import TITLE, Board, Goal
 from tests.perf.tables import Tables
 
 pytest_plugins = "pytester"
@@ -101,7 +101,7 @@ def test_every_goal_gets_a_verdict_and_a_missed_one_fails_where_goals_decide() -
     records: list[dict[str, Any]] = []
     tables = Tables()
     Board(tables, records.append, strict=False).judge(2, *figures)
-    rows = [[cell.strip() for cell in line.split("|")] for line in tables.shown()["goals"].splitlines()[2:]]
+    rows = [[cell.strip() for cell in line.split("|")] for line in tables.shown()[TITLE].splitlines()[2:]]
     assert [row[-4:-1] for row in rows] == [["2.9", ">= 3", "MISSED"], ["1.1", "<= 1.1", "pass"]]
     assert [(record["goal"]["figure"], record["kept"]) for record in records] == [("speedup", False), ("itl_p99_over_p50", True)]
     with pytest.raises(pytest.fail.Exception, match=r"speedup tg64 of Q4_1 at 2 threads: 2\.9, not >= 3$"):

@@ -51,7 +51,7 @@ def contestants(wanted: Sequence[Goal], threads: int, context: int, models: Mode
     from edgellm.measure.backends.llama_cpp import LlamaCppBackend
 
     for name in dict.fromkeys(goal.ours for goal in wanted):
-        yield EdgeLLMBackend(models.ours[name], threads=threads, context=context), {"weights": name}
+        yield EdgeLLMBackend(models.ours(name), threads=threads, context=context), {"weights": name}
     for weights in dict.fromkeys(chain.from_iterable(goal.peers for goal in wanted)):
         path, types = models.peer(weights)
         facts = {"weights": weights, "tensor_types": types.layers, "substituted": types.substituted(weights)}
@@ -96,7 +96,7 @@ def tokens_ms(record: Record) -> list[float]:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_fresh_process(threads: int, models: Models, results: ResultsFile, note: Callable[[str], None]) -> None:
     """Peak memory and import-to-first-token time of each, five fresh processes taking turns."""
-    of_backend = {"edgellm": models.ours[PUBLISHED], "llama.cpp": models.published}
+    of_backend = {"edgellm": models.ours(PUBLISHED), "llama.cpp": models.published}
     runs: dict[str, list[dict[str, int]]] = {name: [] for name in of_backend}
     for _ in range(5):
         for name, model in of_backend.items():
