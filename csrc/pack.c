@@ -28,26 +28,34 @@ static int64_t row_bytes(const el_matrix *m)
     return (int64_t)m->cols * el_code_bits(m->scheme) / 8;
 }
 
-static void read_trits(const uint8_t *bytes, int64_t first, uint8_t code[EL_BLOCK])
+/* Each byte's trits, in order. */
+typedef struct {
+    uint8_t of[256][TRITS_A_BYTE];
+} trit_table;
+
+static void fill_trits(trit_table *trits)
 {
-    unsigned digits = 0;
-    int left = 0;
-    for (int64_t k = first - first % TRITS_A_BYTE; k < first + EL_BLOCK; k++, left--, digits /= 3) {
-        if (!left) {
-            digits = bytes[k / TRITS_A_BYTE];
-            left = TRITS_A_BYTE;
-        }
-        if (k >= first)
-            code[k - first] = (uint8_t)(digits % 3);
-    }
+    for (int byte = 0; byte < 256; byte++)
+        for (int i = 0, digits = byte; i < TRITS_A_BYTE; i++, digits /= 3)
+            trits->of[byte][i] = (uint8_t)(digits % 3);
+}
+
+/* The trits of a plane's columns first .. first + 31, which begin and end within bytes. */
+static void read_trits(const trit_table *trits, const uint8_t *bytes, int64_t first, uint8_t code[EL_BLOCK])
+{
+    uint8_t whole[EL_BLOCK + 2 * TRITS_A_BYTE], *end = whole;
+    for (int64_t byte = first / TRITS_A_BYTE; byte * TRITS_A_BYTE < first + EL_BLOCK; byte++, end += TRITS_A_BYTE)
+        memcpy(end, trits->of[bytes[byte]], TRITS_A_BYTE);
+    memcpy(code, whole + first % TRITS_A_BYTE, EL_BLOCK);
 }
 
 /* The unsigned codes of 32 columns of a row's plane, in order. */
-static inline void read_block(const el_matrix *m, const uint8_t *row, int64_t block, int plane, uint8_t code[EL_BLOCK])
+static inline void read_block(const el_matrix *m, const trit_table *trits, const uint8_t *row, int64_t block, int plane,
+                              uint8_t code[EL_BLOCK])
 {
     int bits = el_code_bits(m->scheme);
     if (m->scheme >= EL_TERNARY) {
-        read_trits(row + plane * ((m->cols + TRITS_A_BYTE - 1) / TRITS_A_BYTE), block * EL_BLOCK, code);
+        read_trits(trits, row + plane * ((m->cols + TRITS_A_BYTE - 1) / TRITS_A_BYTE), block * EL_BLOCK, code);
     } else if (bits == 8) {
         for (int k = 0; k < EL_BLOCK; k++)
             code[k] = row[block * EL_BLOCK + k] ^ 0x80;
@@ -63,25 +71,31 @@ static inline void read_block(const el_matrix *m, const uint8_t *row, int64_t bl
     }
 }
 
-/* Writes a lane's 32 codes into its bytes of a plane, which are zero. */
+/* Writes a lane's 32 codes into its bytes of a plane. */
 static inline void place_block(int bits, const uint8_t code[EL_BLOCK], uint8_t *lane)
 {
-    int quads = bits == 3 ? 4 : 8 / bits; /* that share a byte */
-    for (int k = 0; k < EL_BLOCK; k++) {
-        int quad = k / 4;
-        lane[quad / quads * 64 + k % 4] |= (uint8_t)((bits == 3 ? code[k] & 3 : code[k]) << (quad % quads * (bits == 3 ? 2 : bits)));
-        if (bits == 3)
-            lane[128 + k % 4] |= (uint8_t)(code[k] >> 2 << quad);
+    int width = bits == 3 ? 2 : bits, quads = 8 / width; /* bits of a code in a byte, quads that share it */
+    for (int i = 0; i < EL_BLOCK / quads; i++) {
+        unsigned byte = 0;
+        for (int q = 0; q < quads; q++)
+            byte |= (code[(i / 4 * quads + q) * 4 + i % 4] & ((1u << width) - 1)) << q * width;
+        lane[i / 4 * 64 + i % 4] = (uint8_t)byte;
+    }
+    for (int i = 0; bits == 3 && i < 4; i++) {
+        unsigned byte = 0;
+        for (int q = 0; q < 8; q++)
+            byte |= (code[q * 4 + i] >> 2u) << q;
+        lane[128 + i] = (uint8_t)byte;
     }
 }
 
-static void pack_row(const el_matrix *m, const uint8_t *row, uint8_t *lane)
+static void pack_row(const el_matrix *m, const trit_table *trits, const uint8_t *row, uint8_t *lane)
 {
     int bits = el_code_bits(m->scheme), planes = el_planes(m->scheme);
     for (int64_t b = 0; b < m->cols / EL_BLOCK; b++)
         for (int p = 0; p < planes; p++, lane += el_plane_bytes(m->scheme)) {
             uint8_t code[EL_BLOCK];
-            read_block(m, row, b, p, code);
+            read_block(m, trits, row, b, p, code);
             switch (bits) { /* constants, so that the loops unroll */
             case 8: place_block(8, code, lane); break;
             case 4: place_block(4, code, lane); break;
@@ -98,9 +112,11 @@ void el_pack(const el_matrix *m, const uint8_t *codes, const uint16_t *scales, c
     int64_t tile_bytes = m->cols / EL_BLOCK * el_block_bytes(m->scheme);
     memset(packed_codes, 0, (size_t)el_packed_codes_bytes(m));
     memset(packed_scales, 0, (size_t)el_packed_scales_bytes(m));
+    trit_table trits;
+    fill_trits(&trits);
     for (int64_t row = 0; row < m->rows; row++) {
         int64_t tile = row / EL_TILE, lane = row % EL_TILE;
-        pack_row(m, codes + row * row_bytes(m), packed_codes + tile * tile_bytes + lane * 4);
+        pack_row(m, &trits, codes + row * row_bytes(m), packed_codes + tile * tile_bytes + lane * 4);
         for (int64_t g = 0; g < groups; g++) {
             uint16_t *packed = packed_scales + (tile * groups + g) * parts * EL_TILE + lane;
             for (int64_t p = 0; p < planes; p++)
