@@ -14,6 +14,7 @@ from edgellm.measure import budgets
 from edgellm.measure.fingerprint import fingerprint
 from edgellm.measure.results import ResultsFile
 from edgellm.measure.statistics import jitter, summarize
+from edgellm.measure.telemetry import Bystanders
 from tests.perf.goals import Board
 from tests.perf.models import Models
 from tests.perf.tables import Tables
@@ -26,6 +27,7 @@ HEAD = f"{'':12}{'rounds':>7}{'p50':>10}{'p95':>10}{'p99':>10}{'std':>9}{'MAD':>
 LINES = pytest.StashKey[list[str]]()
 NOTES = pytest.StashKey[list[str]]()
 TABLES = pytest.StashKey[Tables]()
+BYSTANDERS = pytest.StashKey[Bystanders]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,11 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[LINES] = []
     config.stash[NOTES] = []
     config.stash[TABLES] = Tables()
+    config.stash[BYSTANDERS] = Bystanders()
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, output_json: dict[str, Any]) -> None:
-    """Say once what all of the file was measured on."""
-    output_json["fingerprint"] = fingerprint(Path(__file__).parent)
+    """Say once what all of the file was measured on, and beside whom."""
+    output_json |= {"fingerprint": fingerprint(Path(__file__).parent), "bystanders": config.stash[BYSTANDERS].shares()}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -69,6 +72,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for title, table in config.stash[TABLES].shown().items():
         terminalreporter.section(title)
         terminalreporter.line(table)
+    if shares := config.stash[BYSTANDERS].shares():
+        others, stolen = shares["others"], shares["stolen"]
+        terminalreporter.line(
+            f"\nof the processors' time, other processes had {others:.0%} meanwhile, other guests of the machine {stolen:.0%}"
+        )
 
 
 def number(value: float | None, width: int) -> str:
@@ -204,6 +212,7 @@ def results(request: pytest.FixtureRequest, machine: dict[str, Any]) -> Iterator
     """What the comparison with other engines writes."""
     with ResultsFile(request.config.rootpath / "results" / "peers.json", kind="peers", fingerprint=machine) as file:
         yield file
+        file.append({"test": "bystanders", "shares": request.config.stash[BYSTANDERS].shares()})
 
 
 @pytest.fixture
