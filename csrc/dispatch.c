@@ -8,6 +8,7 @@
         [EL_OP_RMSNORM_QUANTIZE] = KERNEL(el_rmsnorm_quantize__##floating), \
         [EL_OP_QUANTIZE] = KERNEL(el_quantize__##floating),                 \
         [EL_OP_MATMUL] = KERNEL(el_matmul__##integer),                      \
+        [EL_OP_LOOKUP] = KERNEL(el_lookup__##integer),                      \
         [EL_OP_ROPE] = KERNEL(el_rope__##floating),                         \
         [EL_OP_CACHE_APPEND] = KERNEL(el_cache_append__##floating),         \
         [EL_OP_ATTENTION] = KERNEL(el_attention__##floating),               \

@@ -26,12 +26,18 @@ enum {                           /* what a code is worth; edgellm/formats/matrix
     EL_TERNARY, EL_TRITPLANES2, EL_TRITPLANES3, EL_SCHEME_COUNT
 };
 
+enum { EL_MULTIPLY_ADD, EL_LOOKUP, EL_LAYOUT_COUNT };     /* how codes lie in memory: for which kernels (pack.c) */
+
 typedef struct {                 /* a packed matrix [N, K], in tiles of 16 rows (pack.c says how) */
     const uint8_t *codes;
     const uint16_t *scales;      /* float16; for each tile and group 16 scales of each plane, then 16 minimums */
-    int32_t scheme, group;       /* group: columns that share a scale, 32 i or K */
+    int32_t scheme, layout;
+    int32_t group;               /* columns that share a scale, 32 i or K */
     int32_t rows, cols;
 } el_matrix;
+
+enum { EL_LOOKUP_TILES = 4 };
+enum { EL_QUADS, EL_PAIRS, EL_SINGLES, EL_TABLES_COUNT }; /* what the 4 bits of an index are: 4 codes of 1 bit, 2 of 2, 1 of 4 */
 
 typedef struct {                 /* L vectors quantized to int8 in groups: x = scale * code */
     int8_t *codes;               /* [L, K], -127..127 */
@@ -39,6 +45,9 @@ typedef struct {                 /* L vectors quantized to int8 in groups: x = s
     int32_t *offsets;            /* [L, B]: -8 * sum of the block's codes */
     float *scaled_sums;          /* [L, B]: scale * sum of the block's codes */
     int32_t cols, group;         /* group: columns that share a scale, 32 or K */
+    uint8_t *tables[EL_TABLES_COUNT]; /* each NULL, or [B, 256 << EL_...]: the first vector's sums (lookup/tables.h) */
+    uint8_t *tiles;              /* NULL, or [threads, tiles_bytes]: where EL_LOOKUP lays tiles out for several vectors */
+    int64_t tiles_bytes;         /* EL_LOOKUP_TILES tiles of the codes of any matrix that the vectors are multiplied with */
 } el_activation;
 
 typedef struct {                 /* one layer's keys and values, float16 or float32 */
@@ -55,7 +64,7 @@ typedef struct {                 /* what changes from step to step; everything e
 
 /* ---- operations ------------------------------------------------------------------------------------------ */
 enum {
-    EL_OP_EMBED, EL_OP_RMSNORM_QUANTIZE, EL_OP_QUANTIZE, EL_OP_MATMUL, EL_OP_ROPE,
+    EL_OP_EMBED, EL_OP_RMSNORM_QUANTIZE, EL_OP_QUANTIZE, EL_OP_MATMUL, EL_OP_LOOKUP, EL_OP_ROPE,
     EL_OP_CACHE_APPEND, EL_OP_ATTENTION, EL_OP_SWIGLU_QUANTIZE, EL_OP_COUNT
 };
 
@@ -78,11 +87,13 @@ typedef struct {                 /* out[l, :] = quantize(x[l, :]) */
     el_activation out;
 } el_quantize;
 
-typedef struct {                 /* out[l, n] = sum_k w[n, k] * x[l, k], or, accumulating, out[l, n] += that sum;
+typedef struct {                 /* of EL_OP_MATMUL, and of EL_OP_LOOKUP where w has that layout and x its tables:
+                                  * out[l, n] = sum_k w[n, k] * x[l, k], or, accumulating, out[l, n] += that sum;
                                   * matmul/matmul_scalar.c says in which order */
     el_matrix w;
     el_activation x;
     float *out;                  /* [L, N] */
+    int32_t out_cols;            /* floats from a row of out to the next: N, or more where w is some rows of a larger matrix */
     int32_t accumulate;
     int32_t outputs_only;        /* 1: n_outputs rows instead of n_tokens */
 } el_matmul;
@@ -155,7 +166,7 @@ void el_pool_free(el_pool *pool);
 
 el_plan *el_plan_new(int isa);          /* NULL: no memory, or the isa is not supported here */
 void el_plan_free(el_plan *plan);
-int el_plan_append(el_plan *plan, const el_op *op);     /* 0, or -1: no memory; copies the op */
+int el_plan_append(el_plan *plan, const el_op *op);     /* copies the op. 0; -1: no memory; -2: the isa has no kernel for it */
 int el_plan_count(const el_plan *plan);
 
 /* Runs every op once on all the pool's threads. op_ns is NULL, or an array of el_plan_count() that receives each

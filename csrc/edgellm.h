@@ -69,6 +69,10 @@ static inline int64_t el_tiles(int64_t rows)
 /* The cases of a switch over schemes, each with its scheme as a constant: `call` is a macro or function of one. */
 #define EL_SCHEME_CASES(call)                           \
     case EL_INT8: call(EL_INT8); break;                 \
+    EL_NARROW_SCHEME_CASES(call)
+
+/* Those of less than 8 bits, which table lookup takes. */
+#define EL_NARROW_SCHEME_CASES(call)                    \
     case EL_INT4: call(EL_INT4); break;                 \
     case EL_INT4_MIN: call(EL_INT4_MIN); break;         \
     case EL_INT3: call(EL_INT3); break;                 \
@@ -143,10 +147,21 @@ static inline int64_t el_groups(const el_matrix *w)
     return (w->cols + w->group - 1) / w->group;
 }
 
-/* The packed code of lane r, column k of a block's plane, less the zero: an integer weight before its scale. */
-static inline int32_t el_code_at(int scheme, const uint8_t *plane, int r, int k)
+/* A quad's 64 bytes: how far apart its rows are, and how far its columns. */
+static inline int el_row_step(int layout)
 {
-    int bits = el_code_bits(scheme), lane = r * 4 + k % 4, quad = k / 4;
+    return layout == EL_LOOKUP ? 1 : 4;
+}
+
+static inline int el_column_step(int layout)
+{
+    return layout == EL_LOOKUP ? EL_TILE : 1;
+}
+
+/* The packed code of lane r, column k of a block's plane, less the zero: an integer weight before its scale. */
+static inline int32_t el_code_at(int scheme, int layout, const uint8_t *plane, int r, int k)
+{
+    int bits = el_code_bits(scheme), lane = r * el_row_step(layout) + k % 4 * el_column_step(layout), quad = k / 4;
     int32_t code;
     if (bits == 8)
         code = plane[quad * 64 + lane];
@@ -181,6 +196,11 @@ EL_DECLARE_FLOAT_KERNELS(avx512)
 EL_DECLARE_FLOAT_KERNELS(neon)
 
 void el_embed__any(const el_args *, const el_step *, el_team);
+void el_lookup__scalar(const el_args *, const el_step *, el_team);
+void el_lookup__avx2(const el_args *, const el_step *, el_team);
+void el_lookup__avx512vnni(const el_args *, const el_step *, el_team);
+void el_lookup__neon(const el_args *, const el_step *, el_team);
+void el_lookup__neon_dotprod(const el_args *, const el_step *, el_team);
 void el_matmul__scalar(const el_args *, const el_step *, el_team);
 void el_matmul__avx2(const el_args *, const el_step *, el_team);
 void el_matmul__avx512vnni(const el_args *, const el_step *, el_team);

@@ -12,8 +12,10 @@ static void dequantize_block(const el_matrix *m, int64_t row, int64_t block, flo
     const uint16_t *scales = m->scales + group * el_scale_rows(m->scheme) * EL_TILE + lane;
     for (int k = 0; k < EL_BLOCK; k++) {
         float weight = el_has_min(m->scheme) ? el_f32_from_f16(scales[planes * EL_TILE]) : 0.0f;
-        for (int p = 0; p < planes; p++)
-            weight += el_f32_from_f16(scales[p * EL_TILE]) * (float)el_code_at(m->scheme, codes + p * el_plane_bytes(m->scheme), lane, k);
+        for (int p = 0; p < planes; p++) {
+            int32_t code = el_code_at(m->scheme, m->layout, codes + p * el_plane_bytes(m->scheme), lane, k);
+            weight += el_f32_from_f16(scales[p * EL_TILE]) * (float)code;
+        }
         weights[k] = weight;
     }
 }

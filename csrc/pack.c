@@ -6,6 +6,8 @@
  *   int4   4 x 64 bytes: quad q is in bytes 64 (q / 2).., even quads in the low nibbles
  *   int2, trits   2 x 64 bytes: quad q is in bytes 64 (q / 4).., at bit 2 (q % 4); a trit is stored as trit + 1
  *   int3   3 x 64 bytes: the low two bits as int2, then the high bit of quad q at bit q
+ * For table lookup the 64 bytes are [column % 4][lane] instead: each half of a byte is then an index into the sums of the columns whose
+ * codes it holds, and the 16 rows, side by side, look theirs up in one table (lookup/tables.h).
  * Scales: [tile][group][plane, then minimum][lane]. */
 #include "edgellm.h"
 
@@ -72,35 +74,35 @@ static inline void read_block(const el_matrix *m, const trit_table *trits, const
 }
 
 /* Writes a lane's 32 codes into its bytes of a plane. */
-static inline void place_block(int bits, const uint8_t code[EL_BLOCK], uint8_t *lane)
+static inline void place_block(int bits, int column_step, const uint8_t code[EL_BLOCK], uint8_t *lane)
 {
     int width = bits == 3 ? 2 : bits, quads = 8 / width; /* bits of a code in a byte, quads that share it */
     for (int i = 0; i < EL_BLOCK / quads; i++) {
         unsigned byte = 0;
         for (int q = 0; q < quads; q++)
             byte |= (code[(i / 4 * quads + q) * 4 + i % 4] & ((1u << width) - 1)) << q * width;
-        lane[i / 4 * 64 + i % 4] = (uint8_t)byte;
+        lane[i / 4 * 64 + i % 4 * column_step] = (uint8_t)byte;
     }
     for (int i = 0; bits == 3 && i < 4; i++) {
         unsigned byte = 0;
         for (int q = 0; q < 8; q++)
             byte |= (code[q * 4 + i] >> 2u) << q;
-        lane[128 + i] = (uint8_t)byte;
+        lane[128 + i * column_step] = (uint8_t)byte;
     }
 }
 
 static void pack_row(const el_matrix *m, const trit_table *trits, const uint8_t *row, uint8_t *lane)
 {
-    int bits = el_code_bits(m->scheme), planes = el_planes(m->scheme);
+    int bits = el_code_bits(m->scheme), planes = el_planes(m->scheme), step = el_column_step(m->layout);
     for (int64_t b = 0; b < m->cols / EL_BLOCK; b++)
         for (int p = 0; p < planes; p++, lane += el_plane_bytes(m->scheme)) {
             uint8_t code[EL_BLOCK];
             read_block(m, trits, row, b, p, code);
             switch (bits) { /* constants, so that the loops unroll */
-            case 8: place_block(8, code, lane); break;
-            case 4: place_block(4, code, lane); break;
-            case 3: place_block(3, code, lane); break;
-            default: place_block(2, code, lane); break;
+            case 8: place_block(8, step, code, lane); break;
+            case 4: place_block(4, step, code, lane); break;
+            case 3: place_block(3, step, code, lane); break;
+            default: place_block(2, step, code, lane); break;
             }
         }
 }
@@ -116,7 +118,7 @@ void el_pack(const el_matrix *m, const uint8_t *codes, const uint16_t *scales, c
     fill_trits(&trits);
     for (int64_t row = 0; row < m->rows; row++) {
         int64_t tile = row / EL_TILE, lane = row % EL_TILE;
-        pack_row(m, &trits, codes + row * row_bytes(m), packed_codes + tile * tile_bytes + lane * 4);
+        pack_row(m, &trits, codes + row * row_bytes(m), packed_codes + tile * tile_bytes + lane * el_row_step(m->layout));
         for (int64_t g = 0; g < groups; g++) {
             uint16_t *packed = packed_scales + (tile * groups + g) * parts * EL_TILE + lane;
             for (int64_t p = 0; p < planes; p++)

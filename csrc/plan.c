@@ -59,6 +59,8 @@ void el_plan_free(el_plan *plan)
 
 int el_plan_append(el_plan *plan, const el_op *op)
 {
+    if (!plan->kernels[op->kind].run)
+        return -2;
     if (plan->count == plan->capacity) {
         int capacity = plan->capacity ? 2 * plan->capacity : 64;
         el_op *ops = realloc(plan->ops, (size_t)capacity * sizeof *ops);

@@ -8,6 +8,7 @@ EL_TARGET_BEGIN("avx2,fma,f16c")
 #include "../simd/v16_avx2.h"
 
 #include "exp.h"
+#include "../lookup/tables.h"
 #include "quantize.h"
 #include "rmsnorm.h"
 #include "swiglu.h"

@@ -7,6 +7,7 @@
 #include "../simd/v16_neon.h"
 
 #include "exp.h"
+#include "../lookup/tables.h"
 #include "quantize.h"
 #include "rmsnorm.h"
 #include "swiglu.h"

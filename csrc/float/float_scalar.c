@@ -5,6 +5,7 @@
 #include "../simd/v16_scalar.h"
 
 #include "exp.h"
+#include "../lookup/tables.h"
 #include "quantize.h"
 #include "rmsnorm.h"
 #include "swiglu.h"

@@ -13,6 +13,8 @@ static inline void quantize_group(v16 a, v16 b, el_activation out, int64_t row, 
     out.scales[at] = scale;
     out.offsets[at] = -8 * sum;
     out.scaled_sums[at] = scale * (float)sum;
+    if (row == 0)
+        el_build_tables(out, group);
 }
 
 void EL_KERNEL(el_quantize)(const el_args *args, const el_step *step, el_team team)

@@ -98,7 +98,7 @@ INLINE __m256 half_tile(const el_matmul *a, int scheme, int64_t tile, int half, 
 
 static inline void store_tile(const el_matmul *a, int64_t tile, int64_t token, const float acc[EL_TILE])
 {
-    float *out = a->out + token * a->w.rows;
+    float *out = a->out + token * a->out_cols;
     for (int64_t n = tile * EL_TILE; n < a->w.rows && n < (tile + 1) * EL_TILE; n++)
         out[n] = (a->accumulate ? out[n] : 0.0f) + acc[n % EL_TILE];
 }

@@ -148,7 +148,7 @@ INLINE void multiply_block(const el_matmul *a, int scheme, int per_token, int on
     int64_t valid = a->w.rows - tile * EL_TILE;
     __mmask16 mask = valid >= EL_TILE ? 0xffff : (__mmask16)((1u << valid) - 1);
     for (int i = 0; i < tokens; i++) {
-        float *out = a->out + (first + i) * a->w.rows + tile * EL_TILE;
+        float *out = a->out + (first + i) * a->out_cols + tile * EL_TILE;
         __m512 before = a->accumulate ? _mm512_maskz_loadu_ps(mask, out) : _mm512_setzero_ps();
         _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(before, acc[i]));
     }

@@ -102,7 +102,7 @@ INLINE void multiply_block(const el_matmul *a, int scheme, int per_token, int64_
     int64_t row = tile * EL_TILE + four * 4, rows = a->w.rows - row < fours * 4 ? a->w.rows - row : fours * 4;
     for (int i = 0; i < tokens; i++)
         for (int64_t r = 0; r < rows; r++) {
-            float *out = a->out + (first + i) * a->w.rows + row + r;
+            float *out = a->out + (first + i) * a->out_cols + row + r;
             *out = (a->accumulate ? *out : 0.0f) + sums[i][r];
         }
 }

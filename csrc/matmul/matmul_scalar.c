@@ -12,7 +12,7 @@ static inline __attribute__((always_inline)) void block_sums(int scheme, const u
 {
     for (int k = 0; k < EL_BLOCK; k++)
         for (int r = 0; r < EL_TILE; r++)
-            isum[r] += el_code_at(scheme, plane, r, k) * x[k];
+            isum[r] += el_code_at(scheme, EL_MULTIPLY_ADD, plane, r, k) * x[k];
 }
 
 /* part[p, r] of the group whose blocks are begin..end - 1. */
@@ -66,7 +66,7 @@ static inline __attribute__((always_inline)) void multiply(const el_matmul *a, i
             float acc[EL_TILE];
             tile_times_vector(a, scheme, tile, token, acc);
             for (int64_t n = tile * EL_TILE; n < a->w.rows && n < (tile + 1) * EL_TILE; n++) {
-                float *out = a->out + token * a->w.rows + n;
+                float *out = a->out + token * a->out_cols + n;
                 *out = (a->accumulate ? *out : 0.0f) + acc[n % EL_TILE];
             }
         }

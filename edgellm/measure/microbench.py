@@ -7,7 +7,7 @@ set. Their content is random, and repeats itself after a few tiles: no kernel's 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,21 @@ import numpy.typing as npt
 from edgellm.formats.matrix import Scheme
 from edgellm.measure.synthetic import random_matrix
 from edgellm.ops import native
-from edgellm.ops.interface import KEY_TILE, TILE, Activation, CacheLayer, Ops, PackedMatrix, Partials, Step, packed_bytes
+from edgellm.ops.interface import (
+    KEY_TILE,
+    TILE,
+    Activation,
+    CacheLayer,
+    Layout,
+    LookupRoom,
+    Ops,
+    PackedMatrix,
+    Partials,
+    Step,
+    packed_bytes,
+)
 from edgellm.ops.reference import quantize_rows
-from edgellm.runtime.workspace import Arena, aligned, new_activation
+from edgellm.runtime.workspace import Arena, aligned, lookup_room_bytes, new_activation, new_lookup_room
 
 F32 = npt.NDArray[np.float32]
 Call = Callable[[Ops, Step], None]
@@ -57,10 +69,13 @@ class KernelBench:
         self._plan.run(self._pool, self._step)
 
 
-def matmul(setting: Setting, scheme: Scheme, rows: int, cols: int, working_set: int = WORKING_SET) -> KernelBench:
-    """Quantized activations [L, cols] times matrices [rows, cols]."""
-    x, out = _activation(setting.n_tokens, cols), _normal(setting.n_tokens, rows)
-    tile = _random_tile(scheme, cols)
+def matmul(
+    setting: Setting, scheme: Scheme, rows: int, cols: int, layout: Layout = "multiply-add", working_set: int = WORKING_SET
+) -> KernelBench:
+    """Quantized activations [L, cols] times matrices [rows, cols] in a layout."""
+    tile = _random_tile(scheme, cols, layout)
+    room = new_lookup_room(Arena(lookup_room_bytes(cols, [tile], setting.threads)), cols, [tile], setting.threads)
+    x, out = _activation(setting.n_tokens, cols, room), _normal(setting.n_tokens, rows)
     parts = packed_bytes(scheme, rows, cols)
     copies = max(1, working_set // sum(parts))
     arena = Arena(copies * sum(map(aligned, parts)), huge_pages=True)
@@ -68,7 +83,7 @@ def matmul(setting: Setting, scheme: Scheme, rows: int, cols: int, working_set: 
     def call(ops: Ops, step: Step) -> None:
         codes, scales = arena.empty((parts[0],), np.uint8), arena.empty((parts[1] // 2,), np.float16)
         codes[:], scales[:] = np.resize(tile.codes, codes.shape), np.resize(tile.scales, scales.shape)
-        ops.matmul(out, x, PackedMatrix(scheme, rows, cols, codes, scales), step)
+        ops.matmul(out, x, PackedMatrix(scheme, rows, cols, codes, scales, layout), step)
 
     return KernelBench(setting, [call] * copies)
 
@@ -136,13 +151,13 @@ def _rotations(context: int, head_dim: int) -> tuple[F32, F32]:
     return np.cos(angles), np.sin(angles)
 
 
-def _activation(length: int, cols: int) -> Activation:
-    made = new_activation(Arena(length * (2 * cols + 256)), length, cols)
+def _activation(length: int, cols: int, lookup: LookupRoom | None = None) -> Activation:
+    made = replace(new_activation(Arena(length * (2 * cols + 256)), length, cols), lookup=lookup)
     quantize_rows(made, _normal(length, cols).astype(np.float64))
     return made
 
 
-def _random_tile(scheme: Scheme, cols: int) -> PackedMatrix:
+def _random_tile(scheme: Scheme, cols: int, layout: Layout) -> PackedMatrix:
     code_bytes, scale_bytes = packed_bytes(scheme, TILE, cols)
     matrix = random_matrix("tile", scheme, TILE, cols)
-    return native.pack(matrix, np.zeros(code_bytes, np.uint8), np.zeros(scale_bytes // 2, np.float16))
+    return native.pack(matrix, np.zeros(code_bytes, np.uint8), np.zeros(scale_bytes // 2, np.float16), layout)

@@ -64,6 +64,16 @@ class DecoderState:
     cache: tuple[CacheLayer, ...]
 
 
+def activation_readers(w: DecoderWeights) -> dict[str, list[PackedMatrix]]:
+    """The matrices that each activation of `DecoderState` is multiplied with."""
+    return {
+        "normed_LD": [m for layer in w.layers for m in (layer.q_proj, layer.k_proj, layer.v_proj, layer.gate_proj, layer.up_proj)]
+        + [w.lm_head],
+        "mixed_LD": [layer.o_proj for layer in w.layers],
+        "gated_LF": [layer.down_proj for layer in w.layers],
+    }
+
+
 def _flat(x_LHE: F32) -> F32:
     """[L, H, E] as [L, H E]."""
     return x_LHE.reshape(x_LHE.shape[0], -1)

@@ -7,9 +7,10 @@ read how many tokens there are from the step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,11 @@ KEY_TILE = 64  # keys that lie side by side in the cache
 ATTENTION_KEYS = 128  # keys of a block of attention
 ATTENTION_ROWS = 16  # query rows, each a head of a token, that attention handles together
 MAX_HEAD_DIM = 256  # of E
+LOOKUP_TILES = 4  # that a thread lays out at a time where several vectors meet a matrix in the lookup layout
+TABLE_BYTES = {"quads": 256, "pairs": 512, "singles": 1024}  # a block; what an index is: 4 codes of 1 bit, 2 of 2, 1 of 4
+
+Layout = Literal["multiply-add", "lookup"]  # how a packed matrix's codes lie, which says what kernels multiply it
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 class Step:
@@ -56,12 +62,24 @@ class Step:
 
 
 @dataclass(frozen=True)
+class LookupRoom:
+    """What kernels that look sums up need beside an activation's vectors.
+
+    tables: for each kind of TABLE_BYTES that a matrix reads, uint8 [B, its bytes a block]: the first vector's sums, as csrc/lookup/tables.h
+    lays them out. tiles: uint8 [threads, bytes], where each thread lays LOOKUP_TILES tiles out for several vectors.
+    """
+
+    tables: Mapping[str, U8]
+    tiles: U8
+
+
+@dataclass(frozen=True)
 class Activation:
     """Vectors quantized to int8, x = scale * code, in groups of 32 columns or with one scale a token.
 
     codes int8 [L, K]; scales float32 [L, B], or [L, 1] per token; offsets int32 [L, B]: -8 * the sum of the block's codes;
-    scaled_sums float32 [L, B]: scale * that sum. `exact`, float32 [L, K], is there only where a reference run keeps the
-    unquantized vectors instead.
+    scaled_sums float32 [L, B]: scale * that sum. `lookup` is there where a matrix in the lookup layout is multiplied with them; `exact`,
+    float32 [L, K], only where a reference run keeps the unquantized vectors instead.
     """
 
     codes: I8
@@ -69,6 +87,12 @@ class Activation:
     offsets: I32
     scaled_sums: F32
     exact: F32 | None = None
+    lookup: LookupRoom | None = None
+
+    @property
+    def cols(self) -> int:
+        """K."""
+        return int(self.codes.shape[1])
 
     @property
     def group(self) -> int:
@@ -85,17 +109,31 @@ class PackedMatrix:
     cols: int
     codes: U8
     scales: F16
+    layout: Layout = "multiply-add"
 
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and minimums."""
         return self.codes.nbytes + self.scales.nbytes
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that multiplying it with one vector reads."""
+        if self.layout == "multiply-add":
+            return ()
+        return {"int4": ("singles",), "int3": ("pairs", "quads")}.get(self.scheme.family, ("pairs",))
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of the codes of 16 rows."""
+        return self.codes.nbytes // -(-self.rows // TILE)
+
     def unpack(self) -> QuantizedMatrix:
         """The row-major matrix again: the packed layout, stated in NumPy."""
         tiles, groups, planes = -(-self.rows // TILE), self.scheme.groups(self.cols), self.scheme.planes
-        lanes = self.codes.reshape(tiles, self.cols // BLOCK, planes, -1, TILE, 4)  # [tile, block, plane, 64 bytes, lane, byte]
-        quads = _quads(self.scheme, lanes)  # [tile, block, plane, quad, lane, byte]
+        shape, order = ((TILE, 4), (4, 5)) if self.layout == "multiply-add" else ((4, TILE), (5, 4))
+        lanes = self.codes.reshape(tiles, self.cols // BLOCK, planes, -1, *shape).transpose(0, 1, 2, 3, *order)
+        quads = _quads(self.scheme, lanes)  # lanes [tile, block, plane, 64 bytes, lane, byte] -> [tile, block, plane, quad, lane, byte]
         codes = quads.transpose(2, 0, 4, 1, 3, 5).reshape(planes, tiles * TILE, self.cols)[:, : self.rows]
         parts = self.scales.reshape(tiles, groups, -1, TILE).transpose(0, 3, 1, 2).reshape(tiles * TILE, groups, -1)[: self.rows]
         scales, minimums = parts[:, :, :planes], parts[:, :, planes:]

@@ -20,10 +20,13 @@ from edgellm.ops.interface import (
     F32,
     I32,
     KEY_TILE,
+    LOOKUP_TILES,
     MAX_HEAD_DIM,
+    TABLE_BYTES,
     U8,
     Activation,
     CacheLayer,
+    Layout,
     PackedMatrix,
     Partials,
     Step,
@@ -50,9 +53,10 @@ READ_BLOCK: int = lib.EL_READ_BLOCK
 """`read` takes a multiple of so many bytes."""
 
 _OP_NAMES = {getattr(lib, f"EL_OP_{name.upper()}"): name for name in (
-    "embed", "rmsnorm_quantize", "quantize", "matmul", "rope", "cache_append", "attention", "swiglu_quantize")}  # fmt: skip
+    "embed", "rmsnorm_quantize", "quantize", "matmul", "lookup", "rope", "cache_append", "attention", "swiglu_quantize")}  # fmt: skip
 
 
+_NO_KERNEL = -2
 _NO_THREADS = "the threads could not be started again after a fork; ask for fewer threads"
 
 
@@ -122,6 +126,8 @@ class Plan:
             raise NativeError(f"no plan could be made for {isa!r}: out of memory")
         self.pointer = ffi.gc(pointer, lib.el_plan_free)
         self._recorded: list[tuple[int, Work]] = []
+        self.max_threads = MAX_THREADS
+        """Of a pool that runs it: the fewest that the ops' scratch has room for."""
         self._buffers: list[Any] = []  # what the ops point to lives as long as the plan
 
     def __len__(self) -> int:
@@ -133,17 +139,25 @@ class Plan:
         isa = ISAS.index(self.isa)
         return [RecordedOp(_OP_NAMES[kind], ffi.string(lib.el_kernel_name(isa, kind)).decode(), work) for kind, work in self._recorded]
 
-    def append(self, op: CData, work: Work, reads: Sequence[npt.NDArray[Any]], writes: Sequence[npt.NDArray[Any]]) -> None:
+    def append(
+        self, op: CData, work: Work, reads: Sequence[npt.NDArray[Any]], writes: Sequence[npt.NDArray[Any]], max_threads: int = MAX_THREADS
+    ) -> None:
         """Add a filled `el_op`; the arrays that it reads and writes are kept alive."""
         if not all(array.flags.writeable for array in writes) or _overlap(reads, writes):
             raise InvalidRequestError(f"{_OP_NAMES[op.kind]}: results must go to writable arrays that are not among the inputs")
-        if lib.el_plan_append(self.pointer, op):
+        failure = lib.el_plan_append(self.pointer, op)
+        if failure == _NO_KERNEL:
+            raise NativeError(f"instruction set {self.isa!r} has no kernel for {_OP_NAMES[op.kind]}; pack matrices as multiply-add")
+        if failure:
             raise NativeError("the plan can't grow: out of memory")
         self._recorded.append((op.kind, work))
         self._buffers += [*reads, *writes]
+        self.max_threads = min(self.max_threads, max_threads)
 
     def bind(self, pool: Pool, step: Step) -> CData:
         """What `replay` takes: the C arguments, converted once."""
+        if pool.threads > self.max_threads:
+            raise InvalidRequestError(f"the plan's scratch serves {self.max_threads} threads; the pool has {pool.threads}")
         return self.pointer, pool.pointer, _pointer("el_step *", step.array), ffi.NULL
 
     def run(self, pool: Pool, step: Step) -> None:
@@ -164,7 +178,7 @@ def replay(bound: CData) -> None:
         raise NativeError(_NO_THREADS)
 
 
-def pack(matrix: QuantizedMatrix, codes: U8, scales: F16) -> PackedMatrix:
+def pack(matrix: QuantizedMatrix, codes: U8, scales: F16, layout: Layout = "multiply-add") -> PackedMatrix:
     """Arrange a row-major matrix into tiles, into the given flat buffers (sizes: `interface.packed_bytes`)."""
     rows, cols = matrix.shape
     scheme = matrix.scheme
@@ -175,7 +189,9 @@ def pack(matrix: QuantizedMatrix, codes: U8, scales: F16) -> PackedMatrix:
     if len(parts) != 1 + scheme.has_min or any(part.dtype != np.float16 or part.shape != shape for part in parts):
         found = ", ".join(f"{part.dtype} {part.shape}" for part in parts)
         raise InvalidRequestError(f"{rows} x {cols} as {scheme} has float16 {shape} scales (and minimums), not {found}")
-    packed = PackedMatrix(scheme, rows, cols, codes, scales)
+    if layout == "lookup" and scheme.family == "int8":
+        raise InvalidRequestError("int8 has no lookup layout: a table would need 256 entries; pack it as multiply-add")
+    packed = PackedMatrix(scheme, rows, cols, codes, scales, layout)
     described = ffi.new("el_matrix *")
     _describe_matrix(described, packed)
     expected = lib.el_packed_codes_bytes(described), lib.el_packed_scales_bytes(described)
@@ -259,6 +275,7 @@ def _fill_matrix(field: CData, matrix: PackedMatrix) -> None:
 def _describe_matrix(field: CData, matrix: PackedMatrix) -> None:
     """All but the pointers."""
     field.scheme, field.rows, field.cols = _scheme_id(matrix.scheme), matrix.rows, matrix.cols
+    field.layout = lib.EL_LOOKUP if matrix.layout == "lookup" else lib.EL_MULTIPLY_ADD
     field.group = min(matrix.scheme.group, matrix.cols) if isinstance(matrix.scheme.group, int) else matrix.cols
 
 
@@ -278,6 +295,14 @@ def _fill_activation(field: CData, a: Activation) -> None:
     field.codes, field.scales = _pointer("int8_t *", a.codes), _pointer("float *", a.scales)
     field.offsets, field.scaled_sums = _pointer("int32_t *", a.offsets), _pointer("float *", a.scaled_sums)
     field.cols, field.group = cols, a.group
+    if a.lookup:
+        for kind, table in a.lookup.tables.items():
+            _check(f"{kind} tables", table, np.uint8, TABLE_BYTES[kind])
+            if len(table) != cols // BLOCK:
+                raise InvalidRequestError(f"{kind} tables of {len(table)} blocks can't serve {cols} columns")
+            field.tables[getattr(lib, f"EL_{kind.upper()}")] = _pointer("uint8_t *", table)
+        _check("tiles", a.lookup.tiles, np.uint8, a.lookup.tiles.shape[-1])
+        field.tiles, field.tiles_bytes = _pointer("uint8_t *", a.lookup.tiles), a.lookup.tiles.shape[1]
 
 
 def _fill_cache(field: CData, cache: CacheLayer) -> None:
@@ -313,6 +338,7 @@ def _parts(*buffers: Activation | CacheLayer | PackedMatrix | npt.NDArray[Any]) 
     for buffer in buffers:
         if isinstance(buffer, Activation):
             arrays += [buffer.codes, buffer.scales, buffer.offsets, buffer.scaled_sums]
+            arrays += [*buffer.lookup.tables.values(), buffer.lookup.tiles] if buffer.lookup else []
         elif isinstance(buffer, CacheLayer):
             arrays += [buffer.keys, buffer.values]
         elif isinstance(buffer, PackedMatrix):
@@ -322,10 +348,22 @@ def _parts(*buffers: Activation | CacheLayer | PackedMatrix | npt.NDArray[Any]) 
     return arrays
 
 
+def _lookup_threads(x: Activation, w: PackedMatrix) -> int:
+    """How many threads can multiply them, for whose room for tiles there is; x has the tables that w reads."""
+    if w.layout == "multiply-add":
+        return MAX_THREADS
+    missing = set(w.tables) - set(x.lookup.tables if x.lookup else ())
+    if missing or not x.lookup:
+        raise InvalidRequestError(f"matmul: {w.scheme} in the lookup layout reads {' and '.join(w.tables)} tables, and x has no such")
+    if x.lookup.tiles.shape[1] < LOOKUP_TILES * w.tile_bytes:
+        raise InvalidRequestError(f"matmul: {LOOKUP_TILES} tiles of {w.tile_bytes} bytes don't fit into {x.lookup.tiles.shape[1]}")
+    return len(x.lookup.tiles)
+
+
 class _NativeOps:
     """Fills one `el_op` for each method of `interface.Ops` and hands it to `_emit` with its work, and what it reads and writes."""
 
-    def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step) -> None:
+    def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
         raise NotImplementedError
 
     def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
@@ -363,13 +401,13 @@ class _NativeOps:
         """out[l, n] (+)= sum_k w[n, k] x[l, k]."""
         _check("matmul: out", out, np.float32, w.rows)
         _check("matmul: x", x.codes, np.int8, w.cols)
-        op = ffi.new("el_op *", {"kind": lib.EL_OP_MATMUL})
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_LOOKUP if w.layout == "lookup" else lib.EL_OP_MATMUL})
         args = op.args.matmul
-        args.out, args.accumulate, args.outputs_only = _pointer("float *", out), accumulate, outputs_only
+        args.out, args.out_cols, args.accumulate, args.outputs_only = _pointer("float *", out), w.rows, accumulate, outputs_only
         _fill_matrix(args.w, w)
         _fill_activation(args.x, x)
         work = Work((w.rows, w.cols), w.scheme, weight_bytes=w.nbytes, per_token=w.rows * w.cols, outputs_only=outputs_only)
-        self._emit(op, work, _parts(x, w), [out], step)
+        self._emit(op, work, _parts(x, w), [out], step, _lookup_threads(x, w))
 
     def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:
         """Rotate x [L, heads, E] in place."""
@@ -449,13 +487,14 @@ class Recorder(_NativeOps):
         reads: _Arrays,
         writes: _Arrays,
         step: Step,  # noqa: ARG002 - a plan takes its step when it is replayed
+        max_threads: int = MAX_THREADS,
     ) -> None:
         if _overlap(self._written, reads + writes) or _overlap(self._read, writes):
             op.barrier = 1
             self._read, self._written = [], []
         self._read += reads
         self._written += writes
-        self.plan.append(op, work, reads, writes)
+        self.plan.append(op, work, reads, writes, max_threads)
 
 
 class Eager(_NativeOps):
@@ -464,7 +503,7 @@ class Eager(_NativeOps):
     def __init__(self, isa: str, pool: Pool) -> None:
         self.isa, self.pool = isa, pool
 
-    def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step) -> None:
+    def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
         plan = Plan(self.isa)
-        plan.append(op, work, reads, writes)
+        plan.append(op, work, reads, writes, max_threads)
         plan.run(self.pool, step)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.formats.matrix import BLOCK
-from edgellm.ops.interface import F32, I32, KEY_TILE, Activation, CacheLayer, PackedMatrix, Partials, Step
+from edgellm.ops.interface import F32, I8, I32, KEY_TILE, U8, Activation, CacheLayer, PackedMatrix, Partials, Step
 
 F64 = npt.NDArray[np.float64]
 
@@ -32,6 +32,19 @@ def quantize_rows(out: Activation, x: F64) -> None:
     out.scales[:length] = largest / np.float32(127)
     out.offsets[:length] = -8 * sums
     out.scaled_sums[:length] = out.scales[:length] * sums.astype(np.float32)
+    for kind, table in (out.lookup.tables if out.lookup and length else {}).items():
+        table[:] = lookup_tables(kind, out.codes[0])
+
+
+def lookup_tables(kind: str, codes: I8) -> U8:
+    """The tables of one vector's codes, int8 [K], as csrc/lookup/tables.h defines them: uint8 [B, TABLE_BYTES[kind]]."""
+    bits = {"quads": 1, "pairs": 2, "singles": 4}[kind]
+    columns = codes.reshape(-1, bits, 2, 4 // bits, 4).astype(np.int32)  # [block, 64 bytes, half of the byte, code, column % 4]
+    code = np.arange(16) >> bits * np.arange(4 // bits)[:, None] & (1 << bits) - 1  # [code, index]
+    sums = np.einsum("buhkc,ki->buhci", columns, code - (0 if bits == 1 else 1 << bits - 1))
+    shift, up = (6, 32) if bits == 4 else (5, 3)
+    low, high = (sums + up & (1 << shift) - 1) - (1 << shift - 1), sums + up >> shift
+    return np.stack([low, high], axis=3).astype(np.int8).view(np.uint8).reshape(len(columns), -1)
 
 
 def rotated(x_LHE: F32, cos: F32, sin: F32, position: int) -> F64:

@@ -19,13 +19,14 @@ from edgellm.formats.fetch import resolve_model
 from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import DecoderWeights, forward
 from edgellm.ops import native
-from edgellm.ops.interface import KEY_TILE, Ops, Step
+from edgellm.ops.interface import KEY_TILE, Layout, Ops, Step
 from edgellm.runtime.cores import default_threads, warn_of_too_many
 from edgellm.runtime.generate import Generation, generate
+from edgellm.runtime.kernels import choose_layout
 from edgellm.runtime.realtime import lock, real_time
 from edgellm.runtime.sampling import SamplingParams
 from edgellm.runtime.weights import load_weights
-from edgellm.runtime.workspace import new_cache, new_state
+from edgellm.runtime.workspace import new_cache, new_state, with_lookup_room
 from edgellm.text.tokenizer import Tokenizer
 
 F32 = npt.NDArray[np.float32]
@@ -51,6 +52,7 @@ class Engine:
         kv_dtype: KVDtype = "f16",
         isa: str | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
+        layout: Layout | None = None,
         lock_memory: bool = False,
         realtime: bool = False,
         make_ops: Callable[[str, native.Pool], Ops] | None = None,
@@ -71,16 +73,17 @@ class Engine:
             raise ModelFileError(f"{path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {self.config.vocab_size}")
         self.chat_template = checkpoint.chat_template
         native.trim()  # parsing took far more than the tokenizer does, and what stays free in the heap is held beside the weights
-        weights, weights_arena = load_weights(checkpoint, self.config)
+        weights, weights_arena = load_weights(checkpoint, self.config, lambda scheme: choose_layout(scheme, self.isa, layout))
         room = -(-self.context // KEY_TILE) * KEY_TILE
         cache, cache_arena = new_cache(self.config, room, np.float16 if kv_dtype == "f16" else np.float32)
         per_token = checkpoint.activations == "int8-token"
         if per_token and make_ops is None:
             raise UnsupportedModelError(f"{path}: activations with one scale a token are run by NumPy's ops only; quantize it with g32")
         state, state_arena = new_state(self.config, cache, min(prefill_chunk, self.context), room, per_token, keep_exact_activations)
-        arenas = {"weights": weights_arena, "kv_cache": cache_arena, "workspace": state_arena}
+        self._state, lookup_arena = with_lookup_room(state, weights, self.threads)
+        arenas = {"weights": weights_arena, "kv_cache": cache_arena, "workspace": state_arena, "lookup": lookup_arena}
         self._bytes = {name: arena.nbytes for name, arena in arenas.items()}
-        self._state, self._step = state, Step()
+        self._step = Step()
         self.plan: native.Plan | None = None
         self._replay = self._record(weights) if make_ops is None else self._run_eagerly(make_ops(self.isa, self._pool), weights)
         self._tokens: list[int] = []  # what the cache holds
@@ -130,7 +133,8 @@ class Engine:
         return tuple(self._tokens)
 
     def memory(self) -> dict[str, int]:
-        """Bytes of weights, kv_cache and workspace. The last two are address space: pages are touched as they are used."""
+        """Bytes of weights, kv_cache, workspace, and lookup (tables, where there are any). All but the weights are address space: pages
+        are touched as they are used."""
         return dict(self._bytes)
 
     def reset(self) -> None:
@@ -260,6 +264,7 @@ def load(
     kv_dtype: KVDtype = "f16",
     isa: str | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
+    layout: Layout | None = None,
     lock_memory: bool = False,
     realtime: bool = False,
 ) -> Engine:
@@ -268,6 +273,8 @@ def load(
     threads: default, the physical cores that this process may use. context: tokens, default the model's up to 8192.
     kv_dtype: "f16" or "f32". isa: one of `ops.native.ISAS`, default EDGELLM_ISA or the best this processor runs.
     prefill_chunk: prompt tokens that one step takes; it changes speed and memory, never a bit of the result.
+    layout: "multiply-add" or "lookup" for every matrix that has it (int8 is always multiplied), default what is faster; it changes no bit
+    either.
     lock_memory: have all of the engine's memory at once and keep it, the cache of the whole context included.
     realtime: also lock the process in memory, bind each thread to a core, and run before all ordinary processes, on the calling thread
     (see `runtime.realtime`). For lock_memory and realtime, what the system refuses is an EdgeLLMWarning.
@@ -280,6 +287,7 @@ def load(
         kv_dtype=kv_dtype,
         isa=isa,
         prefill_chunk=prefill_chunk,
+        layout=layout,
         lock_memory=lock_memory,
         realtime=realtime,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from contextlib import suppress
 from math import prod
 
@@ -10,11 +11,11 @@ import numpy as np
 
 from edgellm.errors import UnsupportedModelError
 from edgellm.formats.checkpoint import Checkpoint
-from edgellm.formats.matrix import QuantizedMatrix
+from edgellm.formats.matrix import QuantizedMatrix, Scheme
 from edgellm.formats.tensors import LazyTensors
 from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import F32, DecoderWeights, LayerWeights
-from edgellm.ops.interface import PackedMatrix, packed_bytes
+from edgellm.ops.interface import Layout, PackedMatrix, packed_bytes
 from edgellm.ops.native import pack
 from edgellm.runtime.workspace import Arena, aligned
 
@@ -22,8 +23,8 @@ from edgellm.runtime.workspace import Arena, aligned
 class _Packer:
     """Puts packed matrices and vectors into one arena that was sized for all of them."""
 
-    def __init__(self, tensors: LazyTensors) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: LazyTensors, layout_of: Callable[[Scheme], Layout]) -> None:
+        self.tensors, self.layout_of = tensors, layout_of
         parts = (packed_bytes(spec.scheme, *spec.shape) if spec.scheme else (4 * prod(spec.shape),) for spec in tensors.specs.values())
         self.arena = Arena(sum(aligned(nbytes) for part in parts for nbytes in part), huge_pages=True)
 
@@ -34,7 +35,8 @@ class _Packer:
                 f"tensor {name} is {tensor.dtype}, and matrices must be quantized: `edgellm quantize SRC --scheme int8`"
             )
         codes, scales = packed_bytes(tensor.scheme, *tensor.shape)
-        packed = pack(tensor, self.arena.empty((codes,), np.uint8), self.arena.empty((scales // 2,), np.float16))
+        room = self.arena.empty((codes,), np.uint8), self.arena.empty((scales // 2,), np.float16)
+        packed = pack(tensor, *room, self.layout_of(tensor.scheme))
         for part in (tensor.codes, tensor.scales, tensor.minimums):
             _drop_pages(part)
         return packed
@@ -48,9 +50,11 @@ class _Packer:
         return vector
 
 
-def load_weights(checkpoint: Checkpoint, config: LlamaConfig) -> tuple[DecoderWeights, Arena]:
-    """The packed weights, and the arena that they lie in."""
-    packer = _Packer(LazyTensors.over(checkpoint.tensors))
+def load_weights(
+    checkpoint: Checkpoint, config: LlamaConfig, layout_of: Callable[[Scheme], Layout] = lambda _: "multiply-add"
+) -> tuple[DecoderWeights, Arena]:
+    """The packed weights, each matrix in the layout that its scheme is to have, and the arena that they lie in."""
+    packer = _Packer(LazyTensors.over(checkpoint.tensors), layout_of)
     embedding = packer.matrix("model.embed_tokens.weight")
     layers = []
     for i in range(config.num_hidden_layers):

@@ -6,6 +6,7 @@ import math
 import mmap
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ import numpy.typing as npt
 from edgellm.errors import InvalidRequestError
 from edgellm.formats.matrix import BLOCK
 from edgellm.model.config import LlamaConfig
-from edgellm.model.decoder import DecoderState
+from edgellm.model.decoder import DecoderState, DecoderWeights, activation_readers
 from edgellm.model.rope import cos_sin
 from edgellm.ops import native
-from edgellm.ops.interface import KEY_TILE, Activation, CacheLayer, Partials
+from edgellm.ops.interface import KEY_TILE, LOOKUP_TILES, TABLE_BYTES, Activation, CacheLayer, LookupRoom, PackedMatrix, Partials
 
 _ALIGNMENT = 64  # bytes: a cache line, and an AVX-512 register
 
@@ -139,3 +140,35 @@ def new_state(
         cache=cache,
     )
     return state, arena
+
+
+def with_lookup_room(state: DecoderState, weights: DecoderWeights, threads: int) -> tuple[DecoderState, Arena]:
+    """The state with what table lookup needs beside activations that matrices in the lookup layout read, and the arena that it lies in."""
+    readers = activation_readers(weights)
+    arena = Arena(sum(lookup_room_bytes(getattr(state, name).cols, matrices, threads) for name, matrices in readers.items()))
+
+    def roomy(name: str) -> Activation:
+        activation: Activation = getattr(state, name)
+        return replace(activation, lookup=new_lookup_room(arena, activation.cols, readers[name], threads))
+
+    return replace(state, normed_LD=roomy("normed_LD"), mixed_LD=roomy("mixed_LD"), gated_LF=roomy("gated_LF")), arena
+
+
+def new_lookup_room(arena: Arena, cols: int, readers: Sequence[PackedMatrix], threads: int) -> LookupRoom | None:
+    """For an activation of so many columns; None where no reader has the lookup layout."""
+    kinds = sorted({kind for matrix in readers for kind in matrix.tables})
+    if not kinds:
+        return None
+    tables = {kind: arena.empty((cols // BLOCK, TABLE_BYTES[kind]), np.uint8) for kind in kinds}
+    return LookupRoom(tables, arena.empty((threads, _tiles_bytes(readers)), np.uint8))
+
+
+def lookup_room_bytes(cols: int, readers: Sequence[PackedMatrix], threads: int) -> int:
+    """What `new_lookup_room` hands out."""
+    kinds = {kind for matrix in readers for kind in matrix.tables}
+    return sum(TABLE_BYTES[kind] * cols // BLOCK for kind in kinds) + threads * _tiles_bytes(readers)
+
+
+def _tiles_bytes(readers: Sequence[PackedMatrix]) -> int:
+    """Of a thread: room for LOOKUP_TILES tiles of any reader that is laid out for lookup."""
+    return aligned(LOOKUP_TILES * max((matrix.tile_bytes for matrix in readers if matrix.layout == "lookup"), default=0))

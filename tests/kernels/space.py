@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from edgellm.formats.matrix import BLOCK, QuantizedMatrix
 from edgellm.ops import native
-from edgellm.ops.interface import Activation, CacheLayer, PackedMatrix, packed_bytes
+from edgellm.ops.interface import LOOKUP_TILES, TABLE_BYTES, Activation, CacheLayer, Layout, LookupRoom, PackedMatrix, packed_bytes
+from edgellm.ops.reference import lookup_tables
 
 Array = npt.NDArray[Any]
 
 CANARY = 0xA5
 BOUNDARY = 64  # bytes, as `runtime.workspace.Arena` aligns
+MOST_THREADS = 5  # that tests multiply matrices with
 SPARE_ROWS = 1  # room for more tokens than there are: a kernel leaves it alone
 
 
@@ -71,15 +73,15 @@ class Space:
         self._inputs.append((copy, copy.tobytes()))
         return copy
 
-    def matrix(self, matrix: QuantizedMatrix) -> PackedMatrix:
+    def matrix(self, matrix: QuantizedMatrix, layout: Layout = "multiply-add") -> PackedMatrix:
         """The packed matrix, as an input."""
         codes, scales = packed_bytes(matrix.scheme, *matrix.shape)
-        packed = native.pack(matrix, self.empty((codes,), np.uint8), self.empty((scales // 2,), np.float16))
+        packed = native.pack(matrix, self.empty((codes,), np.uint8), self.empty((scales // 2,), np.float16), layout)
         self._inputs += [(part, part.tobytes()) for part in (packed.codes, packed.scales)]
         return packed
 
-    def activation_output(self, rows: int, cols: int) -> Activation:
-        """Room for quantized rows; the reference also leaves them unquantized in `exact`."""
+    def activation_output(self, rows: int, cols: int, tables: bool = False) -> Activation:
+        """Room for quantized rows, and where wanted for every table; the reference also leaves them unquantized in `exact`."""
         groups = cols // BLOCK
         return Activation(
             codes=self.output(rows, cols, dtype=np.int8),
@@ -87,14 +89,23 @@ class Space:
             offsets=self.output(rows, groups, dtype=np.int32),
             scaled_sums=self.output(rows, groups),
             exact=np.zeros((rows + SPARE_ROWS, cols), np.float32),
+            lookup=self.lookup_room(groups) if tables else None,
         )
 
-    def activation(self, codes: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> Activation:
-        """Quantized rows as an input, their sums derived as csrc/edgellm.cdef.h defines them."""
+    def lookup_room(self, blocks: int) -> LookupRoom:
+        """Room for every table, and for no tiles."""
+        return LookupRoom({kind: self.empty((blocks, size), np.uint8) for kind, size in TABLE_BYTES.items()}, self.empty((1, 0), np.uint8))
+
+    def activation(self, codes: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], reader: PackedMatrix | None = None) -> Activation:
+        """Quantized rows as an input, their sums derived as csrc/edgellm.cdef.h defines them, and the tables that the reader needs."""
         sums = codes.reshape(len(codes), -1, BLOCK).sum(axis=2, dtype=np.int32)
         with np.errstate(all="ignore"):  # extreme scales overflow, as in the kernels
             scaled_sums = scales * sums.astype(np.float32)
-        return Activation(self.input(codes), self.input(scales), self.input(-8 * sums), self.input(scaled_sums))
+        room = None
+        if reader and reader.tables:
+            tables = {kind: self.input(lookup_tables(kind, codes[0])) for kind in reader.tables}
+            room = LookupRoom(tables, self.empty((MOST_THREADS, LOOKUP_TILES * reader.tile_bytes), np.uint8))
+        return Activation(self.input(codes), self.input(scales), self.input(-8 * sums), self.input(scaled_sums), lookup=room)
 
     def cache(self, keys: Array, values: Array, writable: bool = False) -> CacheLayer:
         """One layer's cache with contents, as an input or, writable, as an op's output."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from edgellm.formats.matrix import BLOCK, INT8, QuantizedMatrix, Scheme
-from edgellm.ops.interface import Ops
+from edgellm.ops.interface import Layout, Ops
 from tests.kernels import bounds
 from tests.kernels.calls import Results, assert_same_bits, assert_within, native_results, reference_results, step
 from tests.kernels.data import F32, I8, SCHEMES, code_range, quantized, random_activation, random_matrix
@@ -29,13 +29,14 @@ class Matmul:
     scales: F32
     before: F32 | None = None
     n_outputs: int | None = None
+    layout: Layout = "multiply-add"
 
     def run(self, ops: Ops, space: Space) -> Results:
         length, (rows, _) = len(self.codes), self.w.shape
         results = length if self.n_outputs is None else self.n_outputs
         out = space.output(results, rows, holding=self.before)
-        x, w = space.activation(self.codes, self.scales), space.matrix(self.w)
-        at = step(0, length, results)
+        w = space.matrix(self.w, self.layout)
+        x, at = space.activation(self.codes, self.scales, w), step(0, length, results)
         ops.matmul(out, x, w, at, accumulate=self.before is not None, outputs_only=self.n_outputs is not None)
         return {"out": out[:results]}
 
@@ -46,10 +47,11 @@ class Embed:
 
     table: QuantizedMatrix
     tokens: npt.NDArray[np.int32]
+    layout: Layout = "multiply-add"
 
     def run(self, ops: Ops, space: Space) -> Results:
         out = space.output(len(self.tokens), self.table.shape[1])
-        ops.embed(out, space.input(self.tokens), space.matrix(self.table), step(0, len(self.tokens)))
+        ops.embed(out, space.input(self.tokens), space.matrix(self.table, self.layout), step(0, len(self.tokens)))
         return {"out": out[:-1]}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ctypes.util import find_library
 from typing import Any
 
@@ -30,7 +30,7 @@ class Tape:
     def __init__(self) -> None:
         self.barriers: list[bool] = []
 
-    def append(self, op: Any, work: Any, reads: Sequence[Any], writes: Sequence[Any]) -> None:
+    def append(self, op: Any, *_: Any) -> None:
         self.barriers.append(bool(op.barrier))
 
 

@@ -71,6 +71,20 @@ def test_the_same_bits_on_every_instruction_set_thread_count_and_chunk(
     np.testing.assert_array_equal(engine.prefill(PROMPT), expected[-1])
 
 
+@pytest.mark.usefixtures("emulation")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_looking_sums_up_gives_the_same_bits(
+    isa: str, threads: int, oracle: tuple[Any, npt.NDArray[np.float32]], synthetic_model: Path
+) -> None:
+    """A prompt is multiplied, a token looked up."""
+    kv_dtype, expected = oracle
+    engine = edgellm.load(synthetic_model, threads=threads, isa=isa, kv_dtype=kv_dtype, layout="lookup")
+    assert engine.plan
+    assert {op.name for op in engine.plan.ops if op.work.scheme} == {"embed", "matmul", "lookup"}
+    np.testing.assert_array_equal(engine.prefill(PROMPT[:-1]), expected[-2])
+    np.testing.assert_array_equal(engine.decode(PROMPT[-1]), expected[-1])
+
+
 def test_decoding_gives_the_bits_of_prefilling(engine: Engine) -> None:
     expected = engine.logits(PROMPT)
     engine.reset()
@@ -343,6 +357,7 @@ def test_what_was_asked_for_is_what_it_says(synthetic_model: Path, monkeypatch: 
         ({"kv_dtype": "f8"}, InvalidRequestError, "kv_dtype must be 'f16' or 'f32', not 'f8'"),
         ({"prefill_chunk": 0}, InvalidRequestError, "prefill_chunk must be between 1 and 4096, not 0"),
         ({"prefill_chunk": 4097}, InvalidRequestError, "prefill_chunk must be between 1 and 4096, not 4097"),
+        ({"layout": "lut"}, InvalidRequestError, "layout must be one of 'multiply-add', 'lookup', not 'lut'"),
         ({"threads": 0}, InvalidRequestError, "threads must be between 1 and 256, not 0"),
         ({"isa": "mmx"}, NativeError, "instruction set 'mmx' is unknown"),
     ],

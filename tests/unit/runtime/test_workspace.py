@@ -12,8 +12,9 @@ import pytest
 from edgellm.errors import InvalidRequestError
 from edgellm.model.config import LlamaConfig
 from edgellm.ops.interface import Activation
-from edgellm.runtime.workspace import Arena, aligned, new_cache, new_state
-from tests.unit.runtime.synthetic import CONFIG
+from edgellm.runtime.weights import load_weights
+from edgellm.runtime.workspace import Arena, aligned, new_cache, new_state, with_lookup_room
+from tests.unit.runtime.synthetic import CONFIG, checkpoint
 
 SHAPES: list[tuple[int, ...]] = [(1,), (3, 5), (64,), (0, 7), (7, 64, 3)]
 CONFIGS: list[dict[str, Any]] = [
@@ -80,6 +81,21 @@ def test_the_state_fits_its_arena(changes: dict[str, Any], length: int, context:
     assert all(array.ctypes.data % 64 == 0 for array in arrays)
     assert state_arena.nbytes == sum(aligned(array.nbytes) for array in arrays)
     assert all(activation.exact is None for activation in activations)
+
+
+def test_room_for_table_lookup_is_made_where_matrices_read_it() -> None:
+    given = checkpoint()
+    made = LlamaConfig.from_hf(given.config)
+    cache, _ = new_cache(made, 64, np.float16)
+    state, _ = new_state(made, cache, 1, 64)
+    weights, _ = load_weights(given, made, lambda scheme: "lookup" if scheme.family == "int4" else "multiply-add")
+    roomy, arena = with_lookup_room(state, weights, threads=3)
+    rooms = [roomy.normed_LD.lookup, roomy.mixed_LD.lookup]
+    assert roomy.gated_LF.lookup is None, "down_proj is int8"
+    assert all(room and {kind: table.shape for kind, table in room.tables.items()} == {"singles": (2, 1024)} for room in rooms)
+    assert all(room and room.tiles.shape == (3, 4 * 16 * 64 // 2) for room in rooms)
+    assert arena.nbytes == 2 * (2 * 1024 + 3 * 4 * 16 * 64 // 2)
+    assert with_lookup_room(state, load_weights(given, made)[0], threads=3)[1].nbytes == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -1,0 +1,14 @@
+/* The lookup kernel, compiled for avx2. */
+#include "../edgellm.h"
+
+#if EL_X86
+EL_TARGET_BEGIN("avx2,fma,f16c")
+
+#define EL_KERNEL(name) name##__avx2
+#include "../simd/v16_avx2.h"
+#include "../simd/b16_avx2.h"
+
+#include "lookup.h"
+
+EL_TARGET_END
+#endif

@@ -1,0 +1,11 @@
+/* The lookup kernel, compiled for neon_dotprod. */
+#include "../edgellm.h"
+
+#if EL_ARM64
+#define EL_KERNEL(name) name##__neon_dotprod
+#include "../simd/v16_neon.h"
+#include "../simd/b16_neon.h"
+
+#include "lookup.h"
+
+#endif
