@@ -86,12 +86,14 @@ class Engine:
         self._step = Step()
         self.plan: native.Plan | None = None
         self._replay = self._record(weights) if make_ops is None else self._run_eagerly(make_ops(self.isa, self._pool), weights)
-        self._tokens: list[int] = []  # what the cache holds
+        self._ids = np.zeros(self.context, np.int32)  # of the tokens in the cache, of which there are so many:
+        self._cached = 0
         self.epoch = 0
         """Counts the texts that the cache has held: each call but `decode` and `profile` begins another."""
         self._busy = threading.Lock()
         self._closing = ExitStack()
         if realtime:
+            self.tokenizer.prepare()
             self._closing.enter_context(real_time(self._pool.thread_ids(), tuple(arenas.values())))
         elif lock_memory:
             lock(tuple(arenas.values()))
@@ -130,7 +132,7 @@ class Engine:
     @property
     def cached_tokens(self) -> tuple[int, ...]:
         """The tokens whose keys and values the cache holds."""
-        return tuple(self._tokens)
+        return tuple(self._ids[: self._cached].tolist())
 
     def memory(self) -> dict[str, int]:
         """Bytes of weights, kv_cache, workspace, and lookup (tables, where there are any). All but the weights are address space: pages
@@ -141,7 +143,7 @@ class Engine:
         """Forget the cached tokens."""
         with self._alone():
             self.epoch += 1
-            self._tokens = []
+            self._cached = 0
 
     def prefill(self, token_ids: Sequence[int]) -> F32:
         """Logits float32 [V] after these tokens; what the cache already holds of them, from the start, is not computed again.
@@ -152,9 +154,9 @@ class Engine:
         ids = self._checked(token_ids)
         with self._alone():
             self.epoch += 1
-            shared = min(_common_prefix(self._tokens, ids), len(ids) - 1)  # the last token is run again for its logits
-            del self._tokens[shared:]
-            for chunk, is_last in self._chunks(ids[shared:]):
+            shared = _common_prefix(self._ids[: self._cached], ids)
+            self._cached = min(shared, len(ids) - 1)  # the last token is run again for its logits
+            for chunk, is_last in self._chunks(ids[self._cached :]):
                 self._advance(chunk, 1 if is_last else 0)
             return self._last_logits()
 
@@ -167,7 +169,7 @@ class Engine:
             if epoch not in (None, self.epoch):
                 raise CacheReplacedError("the engine has run another text since; prefill this one again")
             (token_id,) = self._checked((token_id,))
-            if len(self._tokens) >= self.context:
+            if self._cached >= self.context:
                 raise ContextOverflowError(f"the context of {self.context} tokens is full; load with a larger context or start anew")
             self._advance((token_id,), 1)
             return self._last_logits()
@@ -178,9 +180,9 @@ class Engine:
         out = np.empty((len(ids), self.config.vocab_size), np.float32)
         with self._alone():
             self.epoch += 1
-            self._tokens = []
+            self._cached = 0
             for chunk, _ in self._chunks(ids):
-                done = len(self._tokens)
+                done = self._cached
                 self._advance(chunk, len(chunk))
                 out[done : done + len(chunk)] = self._state.logits_LV[: len(chunk)]
         return out
@@ -206,14 +208,14 @@ class Engine:
     def repeat(self) -> None:
         """Run the last step again, on the same tokens at the same positions: the same logits, for whoever times it."""
         with self._alone():
-            if not self._tokens:
+            if not self._cached:
                 raise InvalidRequestError("there is no step to repeat: prefill or decode first")
             self._replay()
 
     def profile(self) -> list[tuple[str, int]]:
         """Repeat the last step with a barrier after each op: (op, nanoseconds) in order. Needs a step to repeat."""
         with self._alone():
-            if self.plan is None or not self._tokens:
+            if self.plan is None or not self._cached:
                 raise InvalidRequestError("there is no recorded step to profile: prefill or decode first, with the recorded plan")
             times = self.plan.profile(self._pool, self._step)
         return list(zip((op.name for op in self.plan.ops), times.tolist(), strict=True))
@@ -221,9 +223,10 @@ class Engine:
     def _advance(self, ids: Sequence[int], n_outputs: int) -> None:
         """Run one step and note its tokens as cached."""
         self._state.tokens_L[: len(ids)] = ids
-        self._step.set(len(self._tokens), len(ids), n_outputs)
+        self._step.set(self._cached, len(ids), n_outputs)
         self._replay()
-        self._tokens.extend(ids)
+        self._ids[self._cached : self._cached + len(ids)] = ids
+        self._cached += len(ids)
 
     def _last_logits(self) -> F32:
         view: F32 = self._state.logits_LV[0]
@@ -293,11 +296,10 @@ def load(
     )
 
 
-def _common_prefix(cached: list[int], ids: list[int]) -> int:
-    for i, (a, b) in enumerate(zip(cached, ids, strict=False)):
-        if a != b:
-            return i
-    return min(len(cached), len(ids))
+def _common_prefix(cached: npt.NDArray[np.int32], ids: list[int]) -> int:
+    shared = min(len(cached), len(ids))
+    differ = np.flatnonzero(cached[:shared] != ids[:shared])
+    return int(differ[0]) if len(differ) else shared
 
 
 def _checked_context(asked: int | None, largest: int) -> int:

@@ -49,6 +49,7 @@ class Tokenizer:
         }
         self._hidden = frozenset(self._special_ids.values())
         self.vocab_size = self._inner.get_vocab_size()
+        self._shown: dict[int, bytes] = {}  # by id, as far as was asked
         bos_ids = self._ids_of(config, "bos_token_id")
         self.bos_id = bos_ids[0] if bos_ids else None
         self.eos_ids = frozenset(self._ids_of(config, "eos_token_id"))
@@ -88,7 +89,18 @@ class Tokenizer:
 
         Many models have more logits than tokens, for the sake of round shapes; one of those ids may be drawn.
         """
-        return b"" if token_id in self._hidden or (token_id >= 0 and self._token(token_id) is None) else self.token_bytes(token_id)
+        shown = self._shown.get(token_id)
+        if shown is None:
+            beyond = token_id >= 0 and self._token(token_id) is None
+            shown = b"" if token_id in self._hidden or beyond else self.token_bytes(token_id)
+            if not beyond:
+                self._shown[token_id] = shown
+        return shown
+
+    def prepare(self) -> None:
+        """Ask the library now what every token shows: its answer takes memory, which a token in real time must not."""
+        for token_id in range(self.vocab_size):
+            self.shown_bytes(token_id)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that one token stands for; InvalidRequestError for an id outside the vocabulary."""
