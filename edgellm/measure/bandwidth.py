@@ -29,11 +29,15 @@ class ReadProbe:
         self._data = Arena(self.nbytes, huge_pages=True).empty((self.nbytes,), np.uint8)
         self._data.fill(1)  # a page that was never written is the system's one page of zeros, which the caches hold
 
+    def read(self) -> None:
+        """Read everything once."""
+        native.read(self._data, self._pool)
+
     def read_ns(self) -> int:
         """Nanoseconds to read everything once, right after it was read: what the caches keep of it, they have."""
-        native.read(self._data, self._pool)
+        self.read()
         start = time.perf_counter_ns()
-        native.read(self._data, self._pool)
+        self.read()
         return time.perf_counter_ns() - start
 
     def bytes_per_second(self, samples_ns: Sequence[int]) -> float:

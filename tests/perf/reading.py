@@ -1,0 +1,46 @@
+"""A backend that only reads: how soon this machine's memory delivers what a model streams for a token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgellm.measure import bench
+from edgellm.measure.backends.edgellm import EdgeLLMBackend
+from edgellm.measure.backends.protocol import F32
+from edgellm.measure.bandwidth import ReadProbe
+from edgellm.measure.roofline import streamed_bytes
+
+
+class Reading:
+    """`Backend` that for each token reads as many bytes as `model` streams in the middle of the case, on as many threads; no logits."""
+
+    name = "reading alone"
+
+    def __init__(self, model: EdgeLLMBackend, case: bench.Case) -> None:
+        assert model.engine.plan is not None
+        self.model, self.vocab_size, self.threads = model, model.vocab_size, model.threads
+        self.streamed_bytes = streamed_bytes(model.engine.plan.ops, position=case.depth + case.tokens // 2)
+        self._probe = ReadProbe(self.streamed_bytes, model.threads)
+
+    def prefill(self, token_ids: Sequence[int]) -> F32:
+        """Nothing is kept, so nothing is read."""
+        return np.empty(0, np.float32)
+
+    def decode(self, token_id: int) -> F32:
+        """Read everything once."""
+        self._probe.read()
+        return np.empty(0, np.float32)
+
+    def logits(self, token_ids: Sequence[int]) -> F32:
+        """None."""
+        return np.empty((len(token_ids), 0), np.float32)
+
+    def description(self) -> dict[str, Any]:
+        """The model's own."""
+        return self.model.description() | {"streamed_bytes": self.streamed_bytes}
+
+    def unload(self) -> None:
+        """The memory goes with the object."""
