@@ -1,7 +1,7 @@
 """Logits -> the next token id. The same seed and logits give the same ids on every machine and NumPy version.
 
 So the arithmetic is IEEE float64 additions, multiplications, divisions and comparisons only, in a fixed order: sums are
-sequential (`np.cumsum`), sorts stable, `exp` our own, and random bits come raw from PCG64, whose stream NumPy keeps.
+sequential (`np.add.accumulate`), sorts stable, `exp` our own, and random bits come raw from PCG64, whose stream NumPy keeps.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Sampler:
         if self._params.temperature == 0:
             return best
         ids, weights = self._candidates(scores.astype(np.float64), float(scores[best]))
-        total = np.cumsum(weights)
+        total = np.add.accumulate(weights)
         point = (self._bits.random_raw() >> 11) * 2.0**-53 * total[-1]  # below total[-1], as the product rounds down
         return int(ids[np.searchsorted(total, point, side="right")])
 
@@ -138,11 +138,11 @@ def _penalize(scores: F64, history: I64, penalty: float) -> F64:
 
 def _nucleus(weights: F64, top_p: float) -> I64:
     """Positions of the fewest largest weights that add up to top_p of all, the largest first."""
-    wanted = top_p * np.cumsum(weights)[-1]
+    wanted = top_p * np.add.accumulate(weights)[-1]
     k = min(256, len(weights))
     while True:  # sorting a whole vocabulary costs more than anything else here, and the head nearly always suffices
         order = largest(weights, k)
-        total = np.cumsum(weights[order])
+        total = np.add.accumulate(weights[order])
         if total[-1] >= wanted or k == len(weights):
             return order[: int(np.searchsorted(total, wanted)) + 1]
         k = min(8 * k, len(weights))
