@@ -260,9 +260,14 @@ def quantize(source: str, output: Path | None, scheme: str, group: str | None, h
 )
 @click.option("--tokens", type=int, default=1, show_default=True, help="Of --plan: a step of so many tokens, 1 to decode, more to prefill.")
 @click.option("--depth", type=int, default=128, show_default=True, help="Of --plan: tokens in the cache before them.")
-@click.option("--threads", type=int, help="Of --plan: threads to compute with.  [default: all processors]")
+@click.option("--threads", type=int, help="Of --plan: threads to compute with.  [default: one per physical core]")
+@click.option(
+    "--layout",
+    type=click.Choice(["multiply-add", "lookup"]),
+    help="Of --plan: the kernels of every matrix of less than 8 bits.  [default: as `edgellm tune` chose, or else by the instruction set]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
-def inspect(model: str, verify: bool, plan: bool, tokens: int, depth: int, threads: int | None, as_json: bool) -> None:
+def inspect(model: str, verify: bool, plan: bool, tokens: int, depth: int, threads: int | None, layout: str | None, as_json: bool) -> None:
     """Show what a model file holds, or with --plan, where the time of a token goes.
 
     Its config, tensors, schemes, bits per weight and provenance. X is a .tmac2.bin or GGUF file, a Hugging Face folder, or the name of
@@ -275,7 +280,7 @@ def inspect(model: str, verify: bool, plan: bool, tokens: int, depth: int, threa
       edgellm inspect smollm2-135m --plan --tokens 128 --depth 0
     """
     if plan:
-        click.echo(_plan(model, tokens, depth, threads, as_json))
+        click.echo(_plan(model, tokens, depth, {"threads": threads, "layout": layout}, as_json))
         return
     from edgellm.formats import fetch, format_of, tmac2
     from edgellm.formats.inspect import describe
@@ -410,11 +415,50 @@ def bench(
                 click.echo(json.dumps(records, indent=1))
 
 
-def _plan(model: str, tokens: int, depth: int, threads: int | None, as_json: bool) -> str:
+@main.command()
+@click.argument("name", metavar="[X]", required=False)
+@click.option("--model", metavar="NAME|PATH", help="Another way to say X.")
+@click.option(
+    "-t",
+    "--threads",
+    callback=counts,
+    metavar="N[,N...]",
+    default="",
+    help="Numbers of threads, each tuned.  [default: 1, and the engine's]",
+)
+@click.option("-r", "--rounds", type=int, default=21, show_default=True, help="Measurements of each; one more comes first, as a warm-up.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written, raw samples included.")
+def tune(name: str | None, model: str | None, threads: list[int], rounds: int, as_json: bool) -> None:
+    """Choose the kernels that are fastest on this machine.
+
+    Times both kinds of kernel, multiply-add and lookup, for each kind of matrix of a model, and writes the choice beside it, to
+    X.tmac2.tune.json, which loading the model reads. The choice changes speed, never a bit of the result. It holds for this processor,
+    this build, and the numbers of threads that were tuned: anything else is a warning, and tuned again. Takes some seconds; leave the
+    machine alone meanwhile. X is a model as --model of the other commands takes it.
+
+    \b
+    Example:
+      edgellm tune smollm2-135m
+      edgellm inspect smollm2-135m --plan
+    """
+    from edgellm.formats import fetch
+    from edgellm.measure import tune as tuning
+    from edgellm.runtime.cores import default_threads
+    from edgellm.runtime.tuning import tuning_path
+
+    if name and model:
+        raise InvalidRequestError(f"one model is tuned at a time; given were {name!r} and --model {model!r}")
+    path = fetch.resolve_model(name or model or DEFAULT_MODEL)
+    document = tuning.tune(path, threads or [1, default_threads()], rounds, progress=sys.stderr.isatty())
+    click.echo(json.dumps(document, indent=1) if as_json else tuning.table(document))
+    click.echo(f"written: {tuning_path(path)}", err=True)
+
+
+def _plan(model: str, tokens: int, depth: int, options: dict[str, Any], as_json: bool) -> str:
     """What `inspect --plan` shows."""
     from edgellm.measure import roofline
 
-    profiled = roofline.profile(edgellm.load(model, threads=threads), tokens, depth, rounds=20)
+    profiled = roofline.profile(edgellm.load(model, **options), tokens, depth, rounds=20)
     return json.dumps(roofline.as_json(profiled), indent=1) if as_json else roofline.table(profiled)
 
 

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from edgellm.errors import InvalidRequestError
 from edgellm.measure.backends.protocol import Backend, LoadBackend
-from edgellm.measure.fingerprint import cpu_model
 from edgellm.measure.results import Record
 from edgellm.measure.statistics import standard_deviation
 from edgellm.measure.table import markdown
+from edgellm.runtime.machine import cpu_model
 
 SEED = 20
 DEPTH = 1

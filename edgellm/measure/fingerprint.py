@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from edgellm.errors import NativeError
+from edgellm.runtime.machine import cpu_model, output_of, read_text
 
 PACKAGES = ("edgellm", "numpy", "cffi", "tokenizers", "safetensors", "gguf", "pytest", "pytest-benchmark", "llama-cpp-python")
 
@@ -37,7 +37,7 @@ def fingerprint(source: Path | None = None) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "cpus_usable": _unless_missing(lambda: len(os.sched_getaffinity(0))),
         "isas": _native(lambda native: list(native.isas_available())),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "memory_bytes": _unless_missing(lambda: os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         "system": platform.system() or None,
         "kernel": platform.release() or None,
@@ -48,20 +48,11 @@ def fingerprint(source: Path | None = None) -> dict[str, Any]:
     }
 
 
-def cpu_model() -> str | None:
-    """The processor's marketing name, or the board's where the processor has none."""
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip() or None
-    return _read("/proc/device-tree/model") or _command("sysctl", "-n", "machdep.cpu.brand_string")
-
-
 def git_commit(folder: Path) -> str | None:
     """The commit that is checked out in the folder; None where git tracks nothing in it (an installed package)."""
-    if not _command("git", "-C", str(folder), "ls-files", "."):
+    if not output_of("git", "-C", str(folder), "ls-files", "."):
         return None
-    return _command("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return output_of("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
 def _native(read: Callable[[Any], Any]) -> Any:
@@ -78,21 +69,6 @@ def _unless_missing(read: Callable[[], int]) -> int | None:
         return read()
     except (AttributeError, OSError, ValueError):
         return None
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text(errors="replace").strip("\0\n ") or None
-    except OSError:
-        return None
-
-
-def _command(*words: str) -> str | None:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
 
 
 def _version(distribution: str) -> str | None:

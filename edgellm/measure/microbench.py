@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -53,14 +54,15 @@ class Setting:
 class KernelBench:
     """Calls of one kernel, recorded. `kernel` and `shape` are what `edgellm inspect --plan` calls it; the counts are of a whole round."""
 
-    def __init__(self, setting: Setting, calls: Iterable[Call]) -> None:
+    def __init__(self, setting: Setting, calls: Iterable[Call], pool: native.Pool | None = None) -> None:
         recorder, step = native.Recorder(setting.isa), Step()
         step.set(setting.position, setting.n_tokens, setting.n_tokens)
         for call in calls:
             call(recorder, step)
-        self._plan, self._pool, self._step = recorder.plan, native.Pool(setting.threads), step
+        self._plan, self._pool, self._step = recorder.plan, pool or native.Pool(setting.threads), step
         ops = self._plan.ops
-        self.kernel, self.shape, self.calls = ops[0].kernel, ops[0].work.shape, len(ops)
+        self.kernel, self.shape = ops[-1].kernel, ops[-1].work.shape
+        self.calls = sum(op.kernel == self.kernel for op in ops)
         self.streamed_bytes = sum(op.work.streamed_bytes(step) for op in ops)
         self.operations = sum(op.work.operations(step) for op in ops)
 
@@ -70,22 +72,36 @@ class KernelBench:
 
 
 def matmul(
-    setting: Setting, scheme: Scheme, rows: int, cols: int, layout: Layout = "multiply-add", working_set: int = WORKING_SET
+    setting: Setting,
+    scheme: Scheme,
+    rows: int,
+    cols: int,
+    layout: Layout = "multiply-add",
+    working_set: int = WORKING_SET,
+    sharing: int = 0,
+    pool: native.Pool | None = None,
 ) -> KernelBench:
-    """Quantized activations [L, cols] times matrices [rows, cols] in a layout."""
+    """Quantized activations [L, cols] times matrices [rows, cols] in a layout.
+
+    sharing: if not 0, so many matrices at a time are multiplied with vectors that were quantized for them, and tabulated where they are
+    looked up: what quantizing takes is then in the time. pool: what runs it, of setting.threads; if not given, the bench has its own.
+    """
     tile = _random_tile(scheme, cols, layout)
     room = new_lookup_room(Arena(lookup_room_bytes(cols, [tile], setting.threads)), cols, [tile], setting.threads)
     x, out = _activation(setting.n_tokens, cols, room), _normal(setting.n_tokens, rows)
+    source, numbers = _normal(setting.n_tokens, cols), count()
     parts = packed_bytes(scheme, rows, cols)
     copies = max(1, working_set // sum(parts))
     arena = Arena(copies * sum(map(aligned, parts)), huge_pages=True)
 
     def call(ops: Ops, step: Step) -> None:
+        if sharing and next(numbers) % sharing == 0:
+            ops.quantize(x, source, step)
         codes, scales = arena.empty((parts[0],), np.uint8), arena.empty((parts[1] // 2,), np.float16)
         codes[:], scales[:] = np.resize(tile.codes, codes.shape), np.resize(tile.scales, scales.shape)
         ops.matmul(out, x, PackedMatrix(scheme, rows, cols, codes, scales, layout), step)
 
-    return KernelBench(setting, [call] * copies)
+    return KernelBench(setting, [call] * copies, pool)
 
 
 def attention(setting: Setting, heads: int, kv_heads: int, head_dim: int, working_set: int = WORKING_SET) -> KernelBench:

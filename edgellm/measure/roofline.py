@@ -18,6 +18,9 @@ from edgellm.ops.interface import Step
 from edgellm.ops.work import RecordedOp
 from edgellm.runtime.engine import Engine
 
+CHOSEN = {"asked": "were asked for", "tuned": "were chosen by `edgellm tune`", "default": "are the instruction set's default"}
+"""What `StepProfile.layouts_from` means, in words."""
+
 
 @dataclass(frozen=True)
 class TimedOp:
@@ -34,6 +37,7 @@ class TimedOp:
 class StepProfile:
     """A step of `n_tokens` after `position` cached tokens.
 
+    layouts_from:      who chose the kernels of matrices: "asked", "tuned" or "default"
     ops:               in the plan's order, each timed with a barrier after it
     step_ns:           the median time of the whole step as the engine takes it, without those barriers
     bytes_per_second:  what the same number of threads reads of as many bytes as the step streams
@@ -43,6 +47,7 @@ class StepProfile:
     threads: int
     position: int
     n_tokens: int
+    layouts_from: str
     ops: list[TimedOp]
     step_ns: float
     bytes_per_second: float
@@ -98,7 +103,10 @@ def profile(engine: Engine, n_tokens: int, position: int, rounds: int) -> StepPr
         TimedOp(op, 1, float(ns), op.work.streamed_bytes(step), op.work.operations(step))
         for op, ns in zip(recorded, np.median(ops_ns, axis=0), strict=True)
     ]
-    return StepProfile(engine.isa, engine.threads, position, n_tokens, ops, percentile(step_ns, 50), probe.bytes_per_second(read_ns))
+    return StepProfile(
+        *(engine.isa, engine.threads, position, n_tokens, engine.layouts_from, ops),
+        *(percentile(step_ns, 50), probe.bytes_per_second(read_ns)),
+    )
 
 
 def by_kernel_and_shape(ops: Sequence[TimedOp]) -> list[TimedOp]:
@@ -138,7 +146,7 @@ def table(profiled: StepProfile) -> str:
         f"{profiled.n_tokens} token(s) after {profiled.position}, {profiled.isa}, {profiled.threads} thread(s): "
         f"{profiled.step_ns / 1e3:.0f} us, {profiled.streamed_bytes / 1e6:.1f} MB of weights, keys and values, "
         f"{profiled.share_of_read_bandwidth:.0%} of the {profiled.bytes_per_second / 1e9:.1f} GB/s that can be read. "
-        f"Each op was timed with a barrier after it: {ops_ns / 1e3:.0f} us in all."
+        f"Each op was timed with a barrier after it: {ops_ns / 1e3:.0f} us in all. The kernels of matrices {CHOSEN[profiled.layouts_from]}."
     )
 
 
@@ -146,6 +154,7 @@ def as_json(profiled: StepProfile) -> dict[str, Any]:
     """Everything, op by op, for machines."""
     return {
         "isa": profiled.isa,
+        "layouts_from": profiled.layouts_from,
         "n_threads": profiled.threads,
         "n_depth": profiled.position,
         "n_tokens": profiled.n_tokens,

@@ -16,13 +16,14 @@ import numpy.typing as npt
 from edgellm.errors import CacheReplacedError, ContextOverflowError, InvalidRequestError, ModelFileError, UnsupportedModelError
 from edgellm.formats import open_checkpoint
 from edgellm.formats.fetch import resolve_model
+from edgellm.formats.tensors import LazyTensors
 from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import DecoderWeights, forward
 from edgellm.ops import native
 from edgellm.ops.interface import KEY_TILE, Layout, Ops, Step
 from edgellm.runtime.cores import default_threads, warn_of_too_many
 from edgellm.runtime.generate import Generation, generate
-from edgellm.runtime.kernels import choose_layout
+from edgellm.runtime.kernels import choose_layouts
 from edgellm.runtime.realtime import lock, real_time
 from edgellm.runtime.sampling import SamplingParams
 from edgellm.runtime.weights import load_weights
@@ -73,7 +74,10 @@ class Engine:
             raise ModelFileError(f"{path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {self.config.vocab_size}")
         self.chat_template = checkpoint.chat_template
         native.trim()  # parsing took far more than the tokenizer does, and what stays free in the heap is held beside the weights
-        weights, weights_arena = load_weights(checkpoint, self.config, lambda scheme: choose_layout(scheme, self.isa, layout))
+        chosen = choose_layouts(path, LazyTensors.over(checkpoint.tensors).specs, self.isa, self.threads, layout)
+        self.layouts_from = chosen.source
+        """Who chose the kernels of matrices: "asked", "tuned" or "default"."""
+        weights, weights_arena = load_weights(checkpoint, self.config, chosen.layouts.__getitem__)
         room = -(-self.context // KEY_TILE) * KEY_TILE
         cache, cache_arena = new_cache(self.config, room, np.float16 if kv_dtype == "f16" else np.float32)
         per_token = checkpoint.activations == "int8-token"
@@ -276,8 +280,9 @@ def load(
     threads: default, the physical cores that this process may use. context: tokens, default the model's up to 8192.
     kv_dtype: "f16" or "f32". isa: one of `ops.native.ISAS`, default EDGELLM_ISA or the best this processor runs.
     prefill_chunk: prompt tokens that one step takes; it changes speed and memory, never a bit of the result.
-    layout: "multiply-add" or "lookup" for every matrix that has it (int8 is always multiplied), default what is faster; it changes no bit
-    either.
+    layout: "multiply-add" or "lookup" for every matrix that has it (int8 is always multiplied), default what `edgellm tune` found to be
+    faster on this machine, or else what was on another of its kind; it changes no bit either. A tuning that does not hold here, because
+    the machine, the kernels, the model or the threads are others, is an EdgeLLMWarning and not used.
     lock_memory: have all of the engine's memory at once and keep it, the cache of the whole context included.
     realtime: also lock the process in memory, bind each thread to a core, and run before all ordinary processes, on the calling thread
     (see `runtime.realtime`). For lock_memory and realtime, what the system refuses is an EdgeLLMWarning.

@@ -41,9 +41,17 @@ def real_time(threads: Sequence[int], arenas: Sequence[Arena]) -> Iterator[None]
     with ExitStack() as undo:
         undo.callback(_in_force.release)
         _lock_everything(arenas, undo)
-        _bind(threads, undo)
+        undo.enter_context(bound(threads))
         _schedule(threads, undo)
         _freeze_garbage(undo)
+        yield
+
+
+@contextmanager
+def bound(threads: Sequence[int]) -> Iterator[None]:
+    """Each thread on a core of its own within, the first, the caller's, as before afterwards. EdgeLLMWarning: they are bound to none."""
+    with ExitStack() as undo:
+        _bind(threads, undo)
         yield
 
 

@@ -11,19 +11,20 @@ import numpy as np
 
 from edgellm.errors import UnsupportedModelError
 from edgellm.formats.checkpoint import Checkpoint
-from edgellm.formats.matrix import QuantizedMatrix, Scheme
+from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.formats.tensors import LazyTensors
 from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import F32, DecoderWeights, LayerWeights
 from edgellm.ops.interface import Layout, PackedMatrix, packed_bytes
 from edgellm.ops.native import pack
+from edgellm.runtime.tuning import MatrixKind, kind_of
 from edgellm.runtime.workspace import Arena, aligned
 
 
 class _Packer:
     """Puts packed matrices and vectors into one arena that was sized for all of them."""
 
-    def __init__(self, tensors: LazyTensors, layout_of: Callable[[Scheme], Layout]) -> None:
+    def __init__(self, tensors: LazyTensors, layout_of: Callable[[MatrixKind], Layout]) -> None:
         self.tensors, self.layout_of = tensors, layout_of
         parts = (packed_bytes(spec.scheme, *spec.shape) if spec.scheme else (4 * prod(spec.shape),) for spec in tensors.specs.values())
         self.arena = Arena(sum(aligned(nbytes) for part in parts for nbytes in part), huge_pages=True)
@@ -36,7 +37,7 @@ class _Packer:
             )
         codes, scales = packed_bytes(tensor.scheme, *tensor.shape)
         room = self.arena.empty((codes,), np.uint8), self.arena.empty((scales // 2,), np.float16)
-        packed = pack(tensor, *room, self.layout_of(tensor.scheme))
+        packed = pack(tensor, *room, self.layout_of(kind_of(tensor.shape, tensor.scheme)))
         for part in (tensor.codes, tensor.scales, tensor.minimums):
             _drop_pages(part)
         return packed
@@ -51,9 +52,9 @@ class _Packer:
 
 
 def load_weights(
-    checkpoint: Checkpoint, config: LlamaConfig, layout_of: Callable[[Scheme], Layout] = lambda _: "multiply-add"
+    checkpoint: Checkpoint, config: LlamaConfig, layout_of: Callable[[MatrixKind], Layout] = lambda _: "multiply-add"
 ) -> tuple[DecoderWeights, Arena]:
-    """The packed weights, each matrix in the layout that its scheme is to have, and the arena that they lie in."""
+    """The packed weights, each matrix in the layout that its kind is to have, and the arena that they lie in."""
     packer = _Packer(LazyTensors.over(checkpoint.tensors), layout_of)
     embedding = packer.matrix("model.embed_tokens.weight")
     layers = []

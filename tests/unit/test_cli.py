@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -20,7 +21,7 @@ from edgellm.runtime.sampling import SamplingParams
 from tests.unit.conftest import END, ScriptedEngine
 
 Scripted = Callable[..., ScriptedEngine]
-COMMANDS = ("pull", "convert", "quantize", "inspect", "generate", "chat", "bench")
+COMMANDS = ("pull", "convert", "quantize", "inspect", "generate", "chat", "bench", "tune")
 
 
 def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
@@ -344,3 +345,27 @@ def test_bench_refuses_an_unwritable_file_before_it_measures(monkeypatch: pytest
     result = run("bench", "--model", str(model), "--json", str(model / "r.json"))
     assert result.exit_code == 2
     assert "cannot write the results file" in result.stderr
+
+
+def test_tune_writes_beside_the_model(synthetic_model: Path, tmp_path: Path) -> None:
+    model = shutil.copy(synthetic_model, tmp_path / "m.tmac2.bin")
+    result = run("tune", str(model), "-t", "1", "-r", "1")
+    assert result.exit_code == 0
+    assert "64 x 64 int4-g32" in result.stdout
+    assert result.stderr == f"written: {tmp_path / 'm.tmac2.tune.json'}\n"
+    printed = run("tune", "--model", str(model), "-t", "1", "-r", "1", "--json")
+    assert json.loads(printed.stdout) == json.loads((tmp_path / "m.tmac2.tune.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("a.tmac2.bin", "--model", "b.tmac2.bin"), "one model is tuned at a time"),
+        (("./no.tmac2.bin",), "there is no model './no.tmac2.bin'"),
+        (("./no.tmac2.bin", "-t", "x"), "'x' is not a number"),
+    ],
+)
+def test_tune_says_what_is_wrong(arguments: tuple[str, ...], problem: str) -> None:
+    result = run("tune", *arguments)
+    assert result.exit_code == 2
+    assert problem in result.stderr

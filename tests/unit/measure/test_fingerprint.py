@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgellm.measure import fingerprint as module
-from edgellm.measure.fingerprint import cpu_model, fingerprint, git_commit
+from edgellm.measure.fingerprint import fingerprint, git_commit
+from edgellm.runtime import machine
 
 
 def test_fields() -> None:
@@ -32,8 +33,10 @@ def test_missing_things_are_null(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def fails(*_: object) -> int:
         raise OSError
 
-    for name in ("_read", "_command", "_version", "_native"):
+    for name in ("read_text", "output_of", "_version", "_native"):
         monkeypatch.setattr(module, name, absent)
+    for name in ("read_text", "output_of"):
+        monkeypatch.setattr(machine, name, absent)
     monkeypatch.setattr(os, "sysconf", fails)
     found = fingerprint(tmp_path)
     for name in ("cpu_model", "isas", "governor", "memory_bytes", "build", "git_commit"):
@@ -50,9 +53,9 @@ def test_missing_things_are_null(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ],
 )
 def test_cpu_model(files: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_read", files.get)
-    monkeypatch.setattr(module, "_command", lambda *words: None)
-    assert cpu_model() == expected
+    monkeypatch.setattr(machine, "read_text", files.get)
+    monkeypatch.setattr(machine, "output_of", lambda *words: None)
+    assert machine.cpu_model() == expected
 
 
 def test_git_commit(tmp_path: Path) -> None:

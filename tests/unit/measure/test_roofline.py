@@ -62,6 +62,8 @@ def test_profile(engine: Engine, n_tokens: int, position: int) -> None:
     assert q_proj.operations == 2 * n_tokens * HIDDEN * HIDDEN
     document = json.loads(json.dumps(roofline.as_json(profiled)))
     assert (document["n_tokens"], document["n_depth"], document["n_threads"]) == (n_tokens, position, 2)
+    assert document["layouts_from"] == "default"
+    assert "The kernels of matrices are the instruction set's default." in roofline.table(profiled)
     assert sum(op["streamed_bytes"] for op in document["ops"]) == profiled.streamed_bytes
 
 
@@ -69,7 +71,7 @@ def test_ops_of_a_kind_are_summed_and_the_slowest_come_first() -> None:
     small, large = (RecordedOp("matmul", "el_matmul__scalar", Work((rows, 32))) for rows in (16, 64))
     ops = [TimedOp(small, 1, 10, 5, 100), TimedOp(large, 1, 25, 20, 400), TimedOp(small, 1, 20, 5, 100)]
     assert roofline.by_kernel_and_shape(ops) == [TimedOp(small, 2, 30, 10, 200), TimedOp(large, 1, 25, 20, 400)]
-    profiled = StepProfile("scalar", 1, 128, 1, ops, step_ns=50, bytes_per_second=1e9)
+    profiled = StepProfile("scalar", 1, 128, 1, "default", ops, step_ns=50, bytes_per_second=1e9)
     assert profiled.share_of_read_bandwidth == pytest.approx(30 / 50)
     rows = roofline.table(profiled).splitlines()
     assert [cell.strip() for cell in rows[2].split("|")[1:-1]][:3] == ["el_matmul__scalar", "16 x 32", "2"]

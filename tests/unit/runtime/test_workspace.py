@@ -88,7 +88,7 @@ def test_room_for_table_lookup_is_made_where_matrices_read_it() -> None:
     made = LlamaConfig.from_hf(given.config)
     cache, _ = new_cache(made, 64, np.float16)
     state, _ = new_state(made, cache, 1, 64)
-    weights, _ = load_weights(given, made, lambda scheme: "lookup" if scheme.family == "int4" else "multiply-add")
+    weights, _ = load_weights(given, made, lambda kind: "lookup" if kind.scheme.family == "int4" else "multiply-add")
     roomy, arena = with_lookup_room(state, weights, threads=3)
     rooms = [roomy.normed_LD.lookup, roomy.mixed_LD.lookup]
     assert roomy.gated_LF.lookup is None, "down_proj is int8"
