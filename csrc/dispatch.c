@@ -13,6 +13,8 @@
         [EL_OP_CACHE_APPEND] = KERNEL(el_cache_append__##floating),         \
         [EL_OP_ATTENTION] = KERNEL(el_attention__##floating),               \
         [EL_OP_SWIGLU_QUANTIZE] = KERNEL(el_swiglu_quantize__##floating),   \
+        [EL_OP_CHECK_FINITE] = KERNEL(el_check_finite__##floating),         \
+        [EL_OP_CHECK_CACHE] = KERNEL(el_check_cache__##floating),           \
     }
 
 const el_named_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT] = {

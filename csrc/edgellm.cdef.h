@@ -65,7 +65,7 @@ typedef struct {                 /* what changes from step to step; everything e
 /* ---- operations ------------------------------------------------------------------------------------------ */
 enum {
     EL_OP_EMBED, EL_OP_RMSNORM_QUANTIZE, EL_OP_QUANTIZE, EL_OP_MATMUL, EL_OP_LOOKUP, EL_OP_ROPE,
-    EL_OP_CACHE_APPEND, EL_OP_ATTENTION, EL_OP_SWIGLU_QUANTIZE, EL_OP_COUNT
+    EL_OP_CACHE_APPEND, EL_OP_ATTENTION, EL_OP_SWIGLU_QUANTIZE, EL_OP_CHECK_FINITE, EL_OP_CHECK_CACHE, EL_OP_COUNT
 };
 
 typedef struct {                 /* out[l, :] = table[tokens[l], :] */
@@ -125,6 +125,20 @@ typedef struct {                 /* out[l, :] = quantize(gate / (1 + exp(-gate))
     el_activation out;
 } el_swiglu_quantize;
 
+typedef struct {                 /* *first = min(*first, op << 48 | l << 32 | k) for every x[l, k] that is NaN or infinite; with
+                                  * outputs_only row 0 is not l = 0 but the first of the step's last n_outputs tokens */
+    const float *x;              /* [L, K] */
+    int64_t *first;
+    int32_t op, cols;            /* op: up to 32767, whatever tells the caller what wrote x */
+    int32_t outputs_only;
+} el_check_finite;
+
+typedef struct {                 /* the same for positions T.. of the cache; k counts [G, 2, E]: a head's key, then its value */
+    el_cache cache;
+    int64_t *first;
+    int32_t op;
+} el_check_cache;
+
 typedef union {
     el_embed embed;
     el_rmsnorm_quantize rmsnorm_quantize;
@@ -134,6 +148,8 @@ typedef union {
     el_cache_append cache_append;
     el_attention attention;
     el_swiglu_quantize swiglu_quantize;
+    el_check_finite check_finite;
+    el_check_cache check_cache;
 } el_args;
 
 typedef struct {

@@ -188,6 +188,8 @@ extern const el_named_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT];
     void el_cache_append__##isa(const el_args *, const el_step *, el_team);                 \
     void el_attention__##isa(const el_args *, const el_step *, el_team);                    \
     void el_swiglu_quantize__##isa(const el_args *, const el_step *, el_team);              \
+    void el_check_finite__##isa(const el_args *, const el_step *, el_team);                 \
+    void el_check_cache__##isa(const el_args *, const el_step *, el_team);                  \
     void el_exp__##isa(const float *x, float *out, int64_t n);
 
 EL_DECLARE_FLOAT_KERNELS(scalar)

@@ -105,6 +105,7 @@ def engine_options(command: Command) -> Command:
         click.option("--kv-dtype", type=click.Choice(["f16", "f32"]), default="f16", show_default=True, help="Storage of keys and values."),
         click.option("--lock-memory", is_flag=True, help="Take all memory at once and keep it; a warning where the system refuses."),
         realtime_option,
+        click.option("--check-finite", is_flag=True, help="Stop where an operation gives NaN or infinity, with an error that says which."),
     ]
     return _apply(options, command)
 
@@ -463,7 +464,7 @@ def _plan(model: str, tokens: int, depth: int, options: dict[str, Any], as_json:
 
 
 def _load(options: dict[str, Any]) -> Engine:
-    names = ("threads", "context", "kv_dtype", "lock_memory", "realtime")
+    names = ("threads", "context", "kv_dtype", "lock_memory", "realtime", "check_finite")
     return edgellm.load(options["model"], **{name: options[name] for name in names})
 
 

@@ -31,6 +31,10 @@ class InvalidRequestError(EdgeLLMError, ValueError):
     """An argument is outside its range; the message gives the range."""
 
 
+class NonFiniteError(EdgeLLMError):
+    """A model that is run with `check_finite` came to a value that is NaN or infinite."""
+
+
 class NativeError(EdgeLLMError):
     """The compiled kernels are missing, stale, or cannot run on this processor with what was asked."""
 

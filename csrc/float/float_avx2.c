@@ -15,6 +15,7 @@ EL_TARGET_BEGIN("avx2,fma,f16c")
 #include "rope.h"
 #include "cache.h"
 #include "attention.h"
+#include "check.h"
 
 EL_TARGET_END
 #endif

@@ -14,5 +14,6 @@
 #include "rope.h"
 #include "cache.h"
 #include "attention.h"
+#include "check.h"
 
 #endif

@@ -12,3 +12,4 @@
 #include "rope.h"
 #include "cache.h"
 #include "attention.h"
+#include "check.h"

@@ -98,6 +98,20 @@ def decoder_layer(ops: Ops, config: LlamaConfig, w: LayerWeights, s: DecoderStat
     ops.matmul(s.hidden_LD, s.gated_LF, w.down_proj, step, accumulate=True)
 
 
+LAYER_OPS = (
+    *("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.rotary_emb", "self_attn.cache"),
+    *("self_attn.attention", "self_attn.quantize", "self_attn.o_proj"),
+    *("post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.act_fn", "mlp.down_proj"),
+)
+"""The ops of `decoder_layer` in order, called as Hugging Face calls the modules where it has them."""
+
+
+def op_names(layers: int) -> list[str]:
+    """The ops of `forward` in order."""
+    of_layers = [f"model.layers.{i}.{name}" for i in range(layers) for name in LAYER_OPS]
+    return ["model.embed_tokens", *of_layers, "model.norm", "lm_head"]
+
+
 def forward(ops: Ops, config: LlamaConfig, weights: DecoderWeights, s: DecoderState, step: Step) -> None:
     """Tokens to the logits of the step's last n_outputs tokens, in logits_LV's first rows."""
     ops.embed(s.hidden_LD, s.tokens_L, weights.embed_tokens, step)

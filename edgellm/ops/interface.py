@@ -19,6 +19,7 @@ from edgellm.formats.matrix import BLOCK, INTEGER_BITS, QuantizedMatrix, Scheme,
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
 I8 = npt.NDArray[np.int8]
 U8 = npt.NDArray[np.uint8]
 F16 = npt.NDArray[np.float16]
@@ -209,6 +210,18 @@ class Ops(Protocol):
 
     def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
         """out = quantize(gate / (1 + exp(-gate)) * up); gate and up float32 [L, F]."""
+
+
+class CheckingOps(Ops, Protocol):
+    """Operations that can also look whether what they wrote is finite (see `ops.checked`)."""
+
+    def check_finite(self, first: I64, x: F32, op: int, step: Step, outputs_only: bool = False) -> None:
+        """first[0] = min(first[0], op << 48 | l << 32 | k) for every x[l, k] that is NaN or infinite; x float32 [L, K], op 0..32767.
+        With outputs_only x has only the step's last n_outputs tokens; l counts from the step's first all the same.
+        """
+
+    def check_cache(self, first: I64, cache: CacheLayer, op: int, step: Step) -> None:
+        """The same for the keys and values at positions T.., float [L, K] with K counting [G, 2, E]: each head's key, then its value."""
 
 
 def packed_bytes(scheme: Scheme, rows: int, cols: int) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from edgellm.ops.interface import (
     F16,
     F32,
     I32,
+    I64,
     KEY_TILE,
     LOOKUP_TILES,
     MAX_HEAD_DIM,
@@ -53,7 +54,8 @@ READ_BLOCK: int = lib.EL_READ_BLOCK
 """`read` takes a multiple of so many bytes."""
 
 _OP_NAMES = {getattr(lib, f"EL_OP_{name.upper()}"): name for name in (
-    "embed", "rmsnorm_quantize", "quantize", "matmul", "lookup", "rope", "cache_append", "attention", "swiglu_quantize")}  # fmt: skip
+    "embed", "rmsnorm_quantize", "quantize", "matmul", "lookup", "rope", "cache_append", "attention", "swiglu_quantize",
+    "check_finite", "check_cache")}  # fmt: skip
 
 
 _NO_KERNEL = -2
@@ -319,6 +321,12 @@ def _fill_cache(field: CData, cache: CacheLayer) -> None:
     field.is_f16 = cache.values.dtype == np.float16
 
 
+def _fill_first(field: CData, first: I64, op: int) -> None:
+    if first.dtype != np.int64 or first.shape != (1,) or not 0 <= op < 1 << 15:
+        raise InvalidRequestError(f"a check notes in int64 (1,) an op of 0..32767, not {op} in {first.dtype} {first.shape}")
+    field.first, field.op = _pointer("int64_t *", first), op
+
+
 def _check_head_dim(head_dim: int) -> None:
     if head_dim % 16 or not 16 <= head_dim <= MAX_HEAD_DIM:
         raise InvalidRequestError(f"the head size must be a multiple of 16 up to {MAX_HEAD_DIM}, not {head_dim}")
@@ -465,6 +473,23 @@ class _NativeOps:
         args.gate, args.up = _pointer("float *", gate), _pointer("float *", up)
         _fill_activation(args.out, out)
         self._emit(op, Work(gate.shape[1:]), [gate, up], _parts(out), step)
+
+    def check_finite(self, first: I64, x: F32, op: int, step: Step, outputs_only: bool = False) -> None:
+        """first[0] = min(first[0], op << 48 | l << 32 | k) for every x[l, k] that is NaN or infinite."""
+        _check("check_finite: x", x, np.float32, *x.shape[1:2])
+        check = ffi.new("el_op *", {"kind": lib.EL_OP_CHECK_FINITE})
+        args = check.args.check_finite
+        args.x, args.cols, args.outputs_only = _pointer("float *", x), x.shape[1], outputs_only
+        _fill_first(args, first, op)
+        self._emit(check, Work(x.shape[1:], outputs_only=outputs_only), [x], [first], step)
+
+    def check_cache(self, first: I64, cache: CacheLayer, op: int, step: Step) -> None:
+        """The same for the keys and values at positions T.. ."""
+        check = ffi.new("el_op *", {"kind": lib.EL_OP_CHECK_CACHE})
+        args = check.args.check_cache
+        _fill_cache(args.cache, cache)
+        _fill_first(args, first, op)
+        self._emit(check, Work((cache.values.shape[0], 2, cache.values.shape[2])), _parts(cache), [first], step)
 
 
 def _overlap(arrays: Sequence[npt.NDArray[Any]], others: Sequence[npt.NDArray[Any]]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.formats.matrix import BLOCK
-from edgellm.ops.interface import F32, I8, I32, KEY_TILE, U8, Activation, CacheLayer, PackedMatrix, Partials, Step
+from edgellm.ops.interface import F32, I8, I32, I64, KEY_TILE, U8, Activation, CacheLayer, PackedMatrix, Partials, Step
 
 F64 = npt.NDArray[np.float64]
 
@@ -116,3 +116,17 @@ class Reference:
         """out = quantize(gate / (1 + exp(-gate)) * up)."""
         wide = gate[: step.n_tokens].astype(np.float64)
         quantize_rows(out, wide / (1 + np.exp(-wide)) * up[: step.n_tokens])
+
+    def check_finite(self, first: I64, x: F32, op: int, step: Step, outputs_only: bool = False) -> None:
+        """first[0] = min(first[0], op << 48 | l << 32 | k) for every x[l, k] that is NaN or infinite."""
+        length = step.n_outputs if outputs_only else step.n_tokens
+        for row, k in np.argwhere(~np.isfinite(x[:length]))[:1].tolist():  # the first of them, in C order
+            first[0] = min(first[0], op << 48 | step.n_tokens - length + row << 32 | k)
+
+    def check_cache(self, first: I64, cache: CacheLayer, op: int, step: Step) -> None:
+        """The same for the keys and values at positions T.. ."""
+        positions = np.arange(step.position, step.position + step.n_tokens)
+        keys_LGE = cache.keys[:, positions // KEY_TILE, :, positions % KEY_TILE]
+        values_LGE = cache.values[:, positions].transpose(1, 0, 2)
+        both = np.stack([keys_LGE, values_LGE], axis=2).astype(np.float32)
+        self.check_finite(first, both.reshape(step.n_tokens, -1), op, step)

@@ -13,21 +13,29 @@ from typing import Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.errors import CacheReplacedError, ContextOverflowError, InvalidRequestError, ModelFileError, UnsupportedModelError
+from edgellm.errors import (
+    CacheReplacedError,
+    ContextOverflowError,
+    InvalidRequestError,
+    ModelFileError,
+    NonFiniteError,
+    UnsupportedModelError,
+)
 from edgellm.formats import open_checkpoint
 from edgellm.formats.fetch import resolve_model
 from edgellm.formats.tensors import LazyTensors
 from edgellm.model.config import LlamaConfig
-from edgellm.model.decoder import DecoderWeights, forward
+from edgellm.model.decoder import DecoderWeights, forward, op_names
 from edgellm.ops import native
-from edgellm.ops.interface import KEY_TILE, Layout, Ops, Step
+from edgellm.ops.checked import Checked, Finding, finding, forget
+from edgellm.ops.interface import I64, KEY_TILE, CheckingOps, Layout, Ops, Step
 from edgellm.runtime.cores import default_threads, warn_of_too_many
 from edgellm.runtime.generate import Generation, generate
 from edgellm.runtime.kernels import choose_layouts
 from edgellm.runtime.realtime import lock, real_time
 from edgellm.runtime.sampling import SamplingParams
 from edgellm.runtime.weights import load_weights
-from edgellm.runtime.workspace import new_cache, new_state, with_lookup_room
+from edgellm.runtime.workspace import new_cache, new_first, new_state, with_lookup_room
 from edgellm.text.tokenizer import Tokenizer
 
 F32 = npt.NDArray[np.float32]
@@ -56,7 +64,8 @@ class Engine:
         layout: Layout | None = None,
         lock_memory: bool = False,
         realtime: bool = False,
-        make_ops: Callable[[str, native.Pool], Ops] | None = None,
+        check_finite: bool = False,
+        make_ops: Callable[[str, native.Pool], CheckingOps] | None = None,
         keep_exact_activations: bool = False,
     ) -> None:
         self.path = path
@@ -89,7 +98,9 @@ class Engine:
         self._bytes = {name: arena.nbytes for name, arena in arenas.items()}
         self._step = Step()
         self.plan: native.Plan | None = None
-        self._replay = self._record(weights) if make_ops is None else self._run_eagerly(make_ops(self.isa, self._pool), weights)
+        first = new_first() if check_finite else None
+        run = self._record(weights, first) if make_ops is None else self._forward(make_ops(self.isa, self._pool), weights, first)
+        self._replay = run if first is None else self._refusing(run, first)
         self._ids = np.zeros(self.context, np.int32)  # of the tokens in the cache, of which there are so many:
         self._cached = 0
         self.epoch = 0
@@ -123,15 +134,39 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _record(self, weights: DecoderWeights) -> Callable[[], None]:
+    def _record(self, weights: DecoderWeights, first: I64 | None) -> Callable[[], None]:
         recorder = native.Recorder(self.isa)
-        forward(recorder, self.config, weights, self._state, self._step)
+        self._forward(recorder, weights, first)()
         self.plan = recorder.plan
         bound = recorder.plan.bind(self._pool, self._step)
         return lambda: native.replay(bound)
 
-    def _run_eagerly(self, ops: Ops, weights: DecoderWeights) -> Callable[[], None]:
-        return lambda: forward(ops, self.config, weights, self._state, self._step)
+    def _forward(self, ops: CheckingOps, weights: DecoderWeights, first: I64 | None) -> Callable[[], None]:
+        def run() -> None:
+            called: Ops = ops if first is None else Checked(ops, first)
+            forward(called, self.config, weights, self._state, self._step)
+
+        return run
+
+    def _refusing(self, run: Callable[[], None], first: I64) -> Callable[[], None]:
+        """Run, and raise what its checks found."""
+
+        def run_or_raise() -> None:
+            forget(first)
+            run()
+            found = finding(first)
+            if found is not None:
+                raise self._not_finite(found)
+
+        return run_or_raise
+
+    def _not_finite(self, found: Finding) -> NonFiniteError:
+        name = op_names(self.config.num_hidden_layers)[found.op]
+        hint = "; kv_dtype f32 has room for larger keys and values" if name.endswith(".cache") and self.kv_dtype == "f16" else ""
+        return NonFiniteError(
+            f"{name} gave NaN or infinity at position {self._step.position + found.token}, element {found.element}: the model's numbers "
+            f"outgrow their type{hint}. The cache is as it was before this step"
+        )
 
     @property
     def cached_tokens(self) -> tuple[int, ...]:
@@ -274,6 +309,7 @@ def load(
     layout: Layout | None = None,
     lock_memory: bool = False,
     realtime: bool = False,
+    check_finite: bool = False,
 ) -> Engine:
     """Load a `.tmac2.bin` (or the name of a converted model in the cache).
 
@@ -286,6 +322,8 @@ def load(
     lock_memory: have all of the engine's memory at once and keep it, the cache of the whole context included.
     realtime: also lock the process in memory, bind each thread to a core, and run before all ordinary processes, on the calling thread
     (see `runtime.realtime`). For lock_memory and realtime, what the system refuses is an EdgeLLMWarning.
+    check_finite: after each operation look for NaN and infinities in what it wrote; a step that has one is a NonFiniteError that says where
+    it came up first, and the cache is as it was before the step. Otherwise they go unnoticed until no token can be drawn.
     Raises an `EdgeLLMError` that says what is wrong and what is possible.
     """
     return Engine(
@@ -298,6 +336,7 @@ def load(
         layout=layout,
         lock_memory=lock_memory,
         realtime=realtime,
+        check_finite=check_finite,
     )
 
 

@@ -6,10 +6,11 @@ import mmap
 from collections.abc import Callable
 from contextlib import suppress
 from math import prod
+from typing import Any
 
 import numpy as np
 
-from edgellm.errors import UnsupportedModelError
+from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.formats.tensors import LazyTensors
@@ -35,6 +36,7 @@ class _Packer:
             raise UnsupportedModelError(
                 f"tensor {name} is {tensor.dtype}, and matrices must be quantized: `edgellm quantize SRC --scheme int8`"
             )
+        _require_finite(name, tensor.scales, *([] if tensor.minimums is None else [tensor.minimums]))
         codes, scales = packed_bytes(tensor.scheme, *tensor.shape)
         room = self.arena.empty((codes,), np.uint8), self.arena.empty((scales // 2,), np.float16)
         packed = pack(tensor, *room, self.layout_of(kind_of(tensor.shape, tensor.scheme)))
@@ -46,6 +48,7 @@ class _Packer:
         tensor = self.tensors[name]
         if isinstance(tensor, QuantizedMatrix):
             raise UnsupportedModelError(f"tensor {name} is {tensor.scheme}; vectors must be floats")
+        _require_finite(name, tensor)
         vector: F32 = self.arena.empty(tensor.shape, np.float32)
         vector[:] = tensor
         return vector
@@ -76,6 +79,11 @@ def load_weights(
     norm = packer.vector("model.norm.weight")
     head = embedding if config.tie_word_embeddings else packer.matrix("lm_head.weight")
     return DecoderWeights(embedding, tuple(layers), norm, head), packer.arena
+
+
+def _require_finite(name: str, *arrays: np.ndarray[Any, Any]) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ModelFileError(f"tensor {name} holds weights that are NaN or infinite; get the model anew, or quantize it from its source")
 
 
 def _drop_pages(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None) -> None:

@@ -142,6 +142,11 @@ def new_state(
     return state, arena
 
 
+def new_first() -> npt.NDArray[np.int64]:
+    """Where the checks of a step note the first value that is not finite (see `ops.checked`)."""
+    return Arena(_ALIGNMENT).empty((1,), np.int64)
+
+
 def with_lookup_room(state: DecoderState, weights: DecoderWeights, threads: int) -> tuple[DecoderState, Arena]:
     """The state with what table lookup needs beside activations that matrices in the lookup layout read, and the arena that it lies in."""
     readers = activation_readers(weights)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.ops import native
-from edgellm.ops.interface import Activation, Ops, Step
+from edgellm.ops.interface import Activation, CheckingOps, Step
 from edgellm.ops.reference import Reference
 from tests.kernels.space import SPARE_ROWS, Space
 
@@ -20,7 +20,7 @@ Results = dict[str, Array]
 class Call(Protocol):
     """One op with its inputs: a dataclass whose fields are what a failure shows."""
 
-    def run(self, ops: Ops, space: Space) -> Results:
+    def run(self, ops: CheckingOps, space: Space) -> Results:
         """Lay the inputs out in space, run the op, and give what it wrote."""
 
 

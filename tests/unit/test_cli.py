@@ -75,10 +75,19 @@ def test_generate_takes_the_defaults_of_sampling_params() -> None:
 def test_generate_prints_the_text(scripted: Scripted, loads: Callable[[ScriptedEngine], list[dict[str, Any]]]) -> None:
     engine = scripted(" hi 日本", END)
     calls = loads(engine)
-    options = ["--threads", "2", "--context", "9", "--kv-dtype", "f32", "--realtime"]
+    options = ["--threads", "2", "--context", "9", "--kv-dtype", "f32", "--realtime", "--check-finite"]
     result = run("generate", "--model", "M", "-p", "hi<|im_end|>", *options)
     assert (result.exit_code, result.stdout) == (0, " hi 日本\n")
-    assert calls == [{"path": "M", "threads": 2, "context": 9, "kv_dtype": "f32", "lock_memory": False, "realtime": True}]
+    (asked,) = calls
+    assert asked == {
+        "path": "M",
+        "threads": 2,
+        "context": 9,
+        "kv_dtype": "f32",
+        "lock_memory": False,
+        "realtime": True,
+        "check_finite": True,
+    }
     assert engine.prompts == [engine.tokenizer.encode("hi<|im_end|>")]
 
 

@@ -24,7 +24,7 @@ from edgellm.errors import (
 )
 from edgellm.formats.tmac2 import write_tmac2
 from edgellm.ops import native
-from edgellm.ops.interface import Ops
+from edgellm.ops.interface import CheckingOps
 from edgellm.ops.reference import Reference
 from edgellm.runtime.engine import PREFILL_CHUNK, Engine
 from tests.unit.runtime import programs
@@ -145,7 +145,7 @@ def test_any_one_op_can_be_numpys(in_numpy: str, synthetic_model: Path) -> None:
         """All ops in C but one."""
 
     setattr(Mixed, in_numpy, getattr(Reference(), in_numpy))
-    make_ops: Callable[[str, native.Pool], Ops] = Mixed
+    make_ops: Callable[[str, native.Pool], CheckingOps] = Mixed
     expected = edgellm.load(synthetic_model, threads=1).logits(PROMPT)
     got = Engine(synthetic_model, threads=1, prefill_chunk=16, make_ops=make_ops).logits(PROMPT)
     np.testing.assert_allclose(got, expected, rtol=0, atol=steps_of_int8(expected))

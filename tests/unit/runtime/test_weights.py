@@ -87,6 +87,19 @@ def test_other_tensors_than_the_configs_are_refused(
         edgellm.load(path)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["scales", "minimums", "vector"])
+def test_weights_that_are_not_finite_are_refused(part: str, bad: float, tmp_path: Path, tokenizer_json: str) -> None:
+    given = checkpoint(tokenizer_json)
+    name = NORM if part == "vector" else UP
+    tensor = given.tensors[name]
+    np.asarray(tensor if part == "vector" else getattr(tensor, part)).flat[-1] = bad
+    path = tmp_path / "broken.tmac2.bin"
+    write_tmac2(path, given)
+    with pytest.raises(ModelFileError, match=f"tensor {re.escape(name)} holds weights that are NaN or infinite; get the model anew"):
+        edgellm.load(path)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
