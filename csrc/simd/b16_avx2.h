@@ -7,10 +7,6 @@ typedef struct { /* of rows 0 .. 7 and 8 .. 15, each chunk by chunk */
     __m256i low, high;
 } words;
 
-typedef struct {
-    __m256i lo, hi;
-} rows;
-
 static inline bytes b_zero(void) { return _mm256_setzero_si256(); }
 static inline bytes b_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 static inline bytes b_low_half(bytes a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
@@ -27,14 +23,9 @@ static inline words w_add(words a, bytes x, int f, bytes y, int g)
                    _mm256_add_epi16(a.high, _mm256_maddubs_epi16(factors, _mm256_unpackhi_epi8(x, y)))};
 }
 
-static inline rows r_set1(int32_t a) { return (rows){_mm256_set1_epi32(a), _mm256_set1_epi32(a)}; }
-static inline rows r_add(rows a, rows b) { return (rows){_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
-
 static inline rows r_sum(words a)
 {
     __m256i first = _mm256_permute2x128_si256(a.low, a.high, 0x20), second = _mm256_permute2x128_si256(a.low, a.high, 0x31);
     __m256i sum = _mm256_add_epi16(first, second);
     return (rows){_mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum)), _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum, 1))};
 }
-
-static inline v16 r_float(rows a) { return (v16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }

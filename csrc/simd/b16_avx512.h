@@ -7,8 +7,6 @@ typedef struct { /* of rows 0 .. 7 and 8 .. 15, each chunk by chunk */
     __m512i low, high;
 } words;
 
-typedef __m512i rows;
-
 static inline bytes b_zero(void) { return _mm512_setzero_si512(); }
 static inline bytes b_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 static inline bytes b_low_half(bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
@@ -25,9 +23,6 @@ static inline words w_add(words a, bytes x, int f, bytes y, int g)
                    _mm512_add_epi16(a.high, _mm512_maddubs_epi16(factors, _mm512_unpackhi_epi8(x, y)))};
 }
 
-static inline rows r_set1(int32_t a) { return _mm512_set1_epi32(a); }
-static inline rows r_add(rows a, rows b) { return _mm512_add_epi32(a, b); }
-
 static inline rows r_sum(words a)
 {
     __m256i low = _mm256_add_epi16(_mm512_castsi512_si256(a.low), _mm512_extracti64x4_epi64(a.low, 1));
@@ -35,5 +30,3 @@ static inline rows r_sum(words a)
     __m256i first = _mm256_permute2x128_si256(low, high, 0x20), second = _mm256_permute2x128_si256(low, high, 0x31);
     return _mm512_cvtepi16_epi32(_mm256_add_epi16(first, second));
 }
-
-static inline v16 r_float(rows a) { return _mm512_cvtepi32_ps(a); }

@@ -7,8 +7,6 @@ typedef struct { /* of rows 0 .. 7 and 8 .. 15 */
     int16x8_t low, high;
 } words;
 
-typedef int32x4x4_t rows;
-
 static inline bytes b_zero(void) { return vdupq_n_u8(0); }
 static inline bytes b_load(const uint8_t *p) { return vld1q_u8(p); }
 static inline bytes b_low_half(bytes a) { return vandq_u8(a, vdupq_n_u8(15)); }
@@ -28,24 +26,7 @@ static inline words w_add(words a, bytes x, int f, bytes y, int g)
     return a;
 }
 
-static inline rows r_set1(int32_t a) { return (rows){{vdupq_n_s32(a), vdupq_n_s32(a), vdupq_n_s32(a), vdupq_n_s32(a)}}; }
-
-static inline rows r_add(rows a, rows b)
-{
-    for (int i = 0; i < 4; i++)
-        a.val[i] = vaddq_s32(a.val[i], b.val[i]);
-    return a;
-}
-
 static inline rows r_sum(words a)
 {
     return (rows){{vmovl_s16(vget_low_s16(a.low)), vmovl_high_s16(a.low), vmovl_s16(vget_low_s16(a.high)), vmovl_high_s16(a.high)}};
-}
-
-static inline v16 r_float(rows a)
-{
-    v16 r;
-    for (int i = 0; i < 4; i++)
-        r.val[i] = vcvtq_f32_s32(a.val[i]);
-    return r;
 }

@@ -10,10 +10,6 @@ typedef struct { /* a sum of 16 bits for each row and chunk */
     int16_t word[16];
 } words;
 
-typedef struct { /* a sum of 32 bits for each row */
-    int32_t row[16];
-} rows;
-
 #define B_MAP(type, member, expression)     \
     do {                                    \
         type r;                             \
@@ -37,16 +33,6 @@ static inline words w_add(words a, bytes x, int f, bytes y, int g)
     B_MAP(words, word, (int16_t)(a.word[i] + f * (int8_t)x.byte[i] + g * (int8_t)y.byte[i]));
 }
 
-static inline rows r_set1(int32_t a) { B_MAP(rows, row, a); }
-static inline rows r_add(rows a, rows b) { B_MAP(rows, row, a.row[i] + b.row[i]); }
 static inline rows r_sum(words a) { B_MAP(rows, row, a.word[i]); } /* over the chunks; it fits 16 bits */
-
-static inline v16 r_float(rows a)
-{
-    v16 r;
-    for (int i = 0; i < 16; i++)
-        r.lane[i] = (float)a.row[i];
-    return r;
-}
 
 #undef B_MAP

@@ -1,4 +1,4 @@
-/* Sixteen float32 lanes in two AVX2 registers. v16_scalar.h defines what each function gives. */
+/* Sixteen float32 or int32 lanes in two AVX2 registers. v16_scalar.h defines what each function gives. */
 #include <immintrin.h>
 
 typedef struct {
@@ -106,3 +106,11 @@ static inline float v_hmax(v16 a)
     __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+
+typedef struct {
+    __m256i lo, hi;
+} rows;
+
+static inline rows r_set1(int32_t a) { return (rows){_mm256_set1_epi32(a), _mm256_set1_epi32(a)}; }
+static inline rows r_add(rows a, rows b) { return (rows){_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+static inline v16 r_float(rows a) { return (v16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }

@@ -1,4 +1,4 @@
-/* Sixteen float32 lanes in one AVX-512 register. v16_scalar.h defines what each function gives. */
+/* Sixteen float32 or int32 lanes in one AVX-512 register. v16_scalar.h defines what each function gives. */
 #include <immintrin.h>
 
 typedef __m512 v16;
@@ -57,3 +57,9 @@ static inline float v_hmax(v16 a)
     __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+
+typedef __m512i rows;
+
+static inline rows r_set1(int32_t a) { return _mm512_set1_epi32(a); }
+static inline rows r_add(rows a, rows b) { return _mm512_add_epi32(a, b); }
+static inline v16 r_float(rows a) { return _mm512_cvtepi32_ps(a); }

@@ -1,4 +1,4 @@
-/* Sixteen float32 lanes in four NEON registers. v16_scalar.h defines what each function gives. */
+/* Sixteen float32 or int32 lanes in four NEON registers. v16_scalar.h defines what each function gives. */
 #include <arm_neon.h>
 
 typedef float32x4x4_t v16;
@@ -85,6 +85,25 @@ static inline float v_hmax(v16 a)
     float32x4_t four = v_max4(v_max4(a.val[0], a.val[2]), v_max4(a.val[1], a.val[3]));
     float32x4_t two = v_max4(four, vextq_f32(four, four, 2));
     return vgetq_lane_f32(v_max4(two, vextq_f32(two, two, 1)), 0);
+}
+
+typedef int32x4x4_t rows;
+
+static inline rows r_set1(int32_t a) { return (rows){{vdupq_n_s32(a), vdupq_n_s32(a), vdupq_n_s32(a), vdupq_n_s32(a)}}; }
+
+static inline rows r_add(rows a, rows b)
+{
+    for (int i = 0; i < 4; i++)
+        a.val[i] = vaddq_s32(a.val[i], b.val[i]);
+    return a;
+}
+
+static inline v16 r_float(rows a)
+{
+    v16 r;
+    for (int i = 0; i < 4; i++)
+        r.val[i] = vcvtq_f32_s32(a.val[i]);
+    return r;
 }
 
 #undef V_MAP

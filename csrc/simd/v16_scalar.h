@@ -1,4 +1,4 @@
-/* Sixteen float32 lanes as an array: the bit oracle for the other v16_*.h, and the definition of each function. */
+/* Sixteen float32 or int32 lanes as an array: the bit oracle for the other v16_*.h, and the definition of each function. */
 typedef struct {
     float lane[16];
 } v16;
@@ -64,6 +64,22 @@ static inline void v_store_f16(uint16_t *p, v16 a) { V_EACH p[i] = el_f16_from_f
 static inline float v_hsum(v16 a) { V_TREE(x + y); }
 static inline float v_hmax(v16 a) { V_TREE(x > y ? x : y); }
 
+typedef struct { /* an integer for each lane */
+    int32_t row[16];
+} rows;
+
+#define R_MAP(expression) \
+    do {                  \
+        rows r;           \
+        V_EACH r.row[i] = (expression); \
+        return r;         \
+    } while (0)
+
+static inline rows r_set1(int32_t a) { R_MAP(a); }
+static inline rows r_add(rows a, rows b) { R_MAP(a.row[i] + b.row[i]); }
+static inline v16 r_float(rows a) { V_MAP((float)a.row[i]); }
+
+#undef R_MAP
 #undef V_TREE
 #undef V_MAP
 #undef V_EACH
