@@ -28,7 +28,7 @@ MODEL = "smollm2-135m"
 THREADS = "1,2" if (os.cpu_count() or 1) > 1 else "1"
 SANITIZERS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 SANITIZED = ("tests/kernels", "tests/unit/ops", "tests/unit/runtime", "-k", "not emulated")
-ISAS = ("scalar", "avx2", "avx512vnni", "neon", "neon_dotprod")
+ISAS = ("scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod")
 
 
 @dataclass(frozen=True)

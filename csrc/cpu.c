@@ -35,7 +35,7 @@ static int has_dotprod(void)
 
 const char *el_isa_name(int isa)
 {
-    static const char *const names[EL_ISA_COUNT] = {"scalar", "avx2", "avx512vnni", "neon", "neon_dotprod"};
+    static const char *const names[EL_ISA_COUNT] = {"scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod"};
     return isa >= 0 && isa < EL_ISA_COUNT ? names[isa] : "unknown";
 }
 
@@ -53,6 +53,8 @@ int el_isa_supported(int isa)
                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     if (isa == EL_ISA_AVX2)
         return avx2;
+    if (isa == EL_ISA_AVX512)
+        return avx512;
     if (isa == EL_ISA_AVX512VNNI)
         return avx512 && __builtin_cpu_supports("avx512vnni");
 #elif EL_ARM64

@@ -21,6 +21,7 @@ const el_named_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT] = {
     [EL_ISA_SCALAR] = ROW(scalar, scalar),
 #if EL_X86
     [EL_ISA_AVX2] = ROW(avx2, avx2),
+    [EL_ISA_AVX512] = ROW(avx512, avx512),
     [EL_ISA_AVX512VNNI] = ROW(avx512vnni, avx512),
 #elif EL_ARM64
     [EL_ISA_NEON] = ROW(neon, neon),
@@ -40,6 +41,7 @@ int el_exp(int isa, const float *x, float *out, int64_t n)
         [EL_ISA_SCALAR] = el_exp__scalar,
 #if EL_X86
         [EL_ISA_AVX2] = el_exp__avx2,
+        [EL_ISA_AVX512] = el_exp__avx512,
         [EL_ISA_AVX512VNNI] = el_exp__avx512,
 #elif EL_ARM64
         [EL_ISA_NEON] = el_exp__neon,

@@ -7,9 +7,9 @@
  * Outputs never alias inputs unless a line says so. */
 
 /* ---- instruction sets ------------------------------------------------------------------------------------ */
-enum { EL_ISA_SCALAR, EL_ISA_AVX2, EL_ISA_AVX512VNNI, EL_ISA_NEON, EL_ISA_NEON_DOTPROD, EL_ISA_COUNT };
+enum { EL_ISA_SCALAR, EL_ISA_AVX2, EL_ISA_AVX512, EL_ISA_AVX512VNNI, EL_ISA_NEON, EL_ISA_NEON_DOTPROD, EL_ISA_COUNT };
 
-const char *el_isa_name(int isa);    /* "scalar", "avx2", "avx512vnni", "neon", "neon_dotprod" */
+const char *el_isa_name(int isa);    /* "scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod" */
 int el_isa_compiled(int isa);        /* 1: this build holds kernels for it */
 int el_isa_supported(int isa);       /* 1: compiled, and this processor and operating system run it */
 

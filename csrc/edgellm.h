@@ -200,11 +200,13 @@ EL_DECLARE_FLOAT_KERNELS(neon)
 void el_embed__any(const el_args *, const el_step *, el_team);
 void el_lookup__scalar(const el_args *, const el_step *, el_team);
 void el_lookup__avx2(const el_args *, const el_step *, el_team);
+void el_lookup__avx512(const el_args *, const el_step *, el_team);
 void el_lookup__avx512vnni(const el_args *, const el_step *, el_team);
 void el_lookup__neon(const el_args *, const el_step *, el_team);
 void el_lookup__neon_dotprod(const el_args *, const el_step *, el_team);
 void el_matmul__scalar(const el_args *, const el_step *, el_team);
 void el_matmul__avx2(const el_args *, const el_step *, el_team);
+void el_matmul__avx512(const el_args *, const el_step *, el_team);
 void el_matmul__avx512vnni(const el_args *, const el_step *, el_team);
 void el_matmul__neon(const el_args *, const el_step *, el_team);
 void el_matmul__neon_dotprod(const el_args *, const el_step *, el_team);

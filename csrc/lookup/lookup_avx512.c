@@ -1,0 +1,14 @@
+/* The lookup kernel, compiled for avx512. */
+#include "../edgellm.h"
+
+#if EL_X86
+EL_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+
+#define EL_KERNEL(name) name##__avx512
+#include "../simd/v16_avx512.h"
+#include "../simd/b16_avx512.h"
+
+#include "lookup.h"
+
+EL_TARGET_END
+#endif
