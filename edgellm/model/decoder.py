@@ -57,6 +57,7 @@ class DecoderState:
     gate_LF: F32
     up_LF: F32
     gated_LF: Activation
+    final_LD: Activation  # normed_LD's vectors in the end, with what the head needs of tables and no layer
     logits_LV: F32
     partials: Partials
     cos_TE: F32  # rope tables [context, E/2]
@@ -67,10 +68,10 @@ class DecoderState:
 def activation_readers(w: DecoderWeights) -> dict[str, list[PackedMatrix]]:
     """The matrices that each activation of `DecoderState` is multiplied with."""
     return {
-        "normed_LD": [m for layer in w.layers for m in (layer.q_proj, layer.k_proj, layer.v_proj, layer.gate_proj, layer.up_proj)]
-        + [w.lm_head],
+        "normed_LD": [m for layer in w.layers for m in (layer.q_proj, layer.k_proj, layer.v_proj, layer.gate_proj, layer.up_proj)],
         "mixed_LD": [layer.o_proj for layer in w.layers],
         "gated_LF": [layer.down_proj for layer in w.layers],
+        "final_LD": [w.lm_head],
     }
 
 
@@ -117,5 +118,5 @@ def forward(ops: Ops, config: LlamaConfig, weights: DecoderWeights, s: DecoderSt
     ops.embed(s.hidden_LD, s.tokens_L, weights.embed_tokens, step)
     for layer, cache in zip(weights.layers, s.cache, strict=True):
         decoder_layer(ops, config, layer, s, cache, step)
-    ops.rmsnorm_quantize(s.normed_LD, s.hidden_LD, weights.norm, config.rms_norm_eps, step, outputs_only=True)
-    ops.matmul(s.logits_LV, s.normed_LD, weights.lm_head, step, outputs_only=True)
+    ops.rmsnorm_quantize(s.final_LD, s.hidden_LD, weights.norm, config.rms_norm_eps, step, outputs_only=True)
+    ops.matmul(s.logits_LV, s.final_LD, weights.lm_head, step, outputs_only=True)

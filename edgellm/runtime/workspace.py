@@ -121,10 +121,11 @@ def new_state(
     cos, sin = floats(context, dim // 2), floats(context, dim // 2)
     blocks, arrived = _partials(config, context)
     cos[:], sin[:] = cos_sin(config.rope_theta, dim, context)
+    normed = activation(config.hidden_size)
     state = DecoderState(
         tokens_L=arena.empty((length,), np.int32),
         hidden_LD=floats(length, config.hidden_size),
-        normed_LD=activation(config.hidden_size),
+        normed_LD=normed,
         q_LHE=floats(length, heads, dim),
         k_LGE=floats(length, kv_heads, dim),
         v_LGE=floats(length, kv_heads, dim),
@@ -133,6 +134,7 @@ def new_state(
         gate_LF=floats(length, config.intermediate_size),
         up_LF=floats(length, config.intermediate_size),
         gated_LF=activation(config.intermediate_size),
+        final_LD=normed,
         logits_LV=floats(length, config.vocab_size),
         partials=Partials(floats(*blocks), arena.empty(arrived, np.int32)),
         cos_TE=cos,
@@ -156,7 +158,8 @@ def with_lookup_room(state: DecoderState, weights: DecoderWeights, threads: int)
         activation: Activation = getattr(state, name)
         return replace(activation, lookup=new_lookup_room(arena, activation.cols, readers[name], threads))
 
-    return replace(state, normed_LD=roomy("normed_LD"), mixed_LD=roomy("mixed_LD"), gated_LF=roomy("gated_LF")), arena
+    normed, mixed, gated, final = map(roomy, ("normed_LD", "mixed_LD", "gated_LF", "final_LD"))
+    return replace(state, normed_LD=normed, mixed_LD=mixed, gated_LF=gated, final_LD=final), arena
 
 
 def new_lookup_room(arena: Arena, cols: int, readers: Sequence[PackedMatrix], threads: int) -> LookupRoom | None:

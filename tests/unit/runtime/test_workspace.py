@@ -11,7 +11,6 @@ import pytest
 
 from edgellm.errors import InvalidRequestError
 from edgellm.model.config import LlamaConfig
-from edgellm.ops.interface import Activation
 from edgellm.runtime.weights import load_weights
 from edgellm.runtime.workspace import Arena, aligned, new_cache, new_state, with_lookup_room
 from tests.unit.runtime.synthetic import CONFIG, checkpoint
@@ -75,7 +74,8 @@ def test_the_state_fits_its_arena(changes: dict[str, Any], length: int, context:
     assert state.partials.blocks.shape == (given.num_key_value_heads, -(-context // 128), 16 * (given.head_dim + 2))
     assert cache_arena.nbytes >= 2 * 2 * given.num_hidden_layers * given.num_key_value_heads * context * given.head_dim
     arrays = [value for value in (getattr(state, field.name) for field in fields(state)) if isinstance(value, np.ndarray)]
-    activations = [value for value in (getattr(state, field.name) for field in fields(state)) if isinstance(value, Activation)]
+    assert state.final_LD is state.normed_LD
+    activations = [state.normed_LD, state.mixed_LD, state.gated_LF]
     arrays += [part for a in activations for part in (a.codes, a.scales, a.offsets, a.scaled_sums)]
     arrays += [state.partials.blocks, state.partials.arrived]
     assert all(array.ctypes.data % 64 == 0 for array in arrays)
@@ -92,6 +92,8 @@ def test_room_for_table_lookup_is_made_where_matrices_read_it() -> None:
     roomy, arena = with_lookup_room(state, weights, threads=3)
     rooms = [roomy.normed_LD.lookup, roomy.mixed_LD.lookup]
     assert roomy.gated_LF.lookup is None, "down_proj is int8"
+    assert roomy.final_LD.lookup is None, "so is the head"
+    assert roomy.final_LD.codes is roomy.normed_LD.codes
     assert all(room and {kind: table.shape for kind, table in room.tables.items()} == {"singles": (2, 1024)} for room in rooms)
     assert all(room and room.tiles.shape == (3, 4 * 16 * 64 // 2) for room in rooms)
     assert arena.nbytes == 2 * (2 * 1024 + 3 * 4 * 16 * 64 // 2)
