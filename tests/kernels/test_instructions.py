@@ -2,40 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgellm.formats.matrix import Scheme
-from edgellm.ops.interface import TILE
+from edgellm.ops.interface import TABLE_BYTES, TILE, Layout, LookupRoom, Ops
 from tests.conftest import Report
 from tests.emulated.library import Library, emulated_isas
-from tests.kernels.calls import native_results
-from tests.kernels.data import random_activation, random_matrix
+from tests.kernels.calls import Results, native_results, step
+from tests.kernels.data import F32, normal, random_activation, random_matrix
+from tests.kernels.space import Space
 from tests.kernels.test_matmul import Matmul
 
 COLS = 512
-MOST = {
-    "neon": {"int8-g32": 0.66, "int4-g32": 0.46, "int4-min-g32": 0.49, "int2-g64": 0.49, "ternary-g64": 0.49},
-    "neon_dotprod": {"int8-g32": 0.37, "int4-g32": 0.32, "int4-min-g32": 0.34, "int2-g64": 0.34, "ternary-g64": 0.34},
+SCHEMES = ("int8-g32", "int4-g32", "int4-min-g32", "int3-g64", "int2-g64", "ternary-g64", "tritplanes2-g64")
+MOST: dict[str, dict[Layout, tuple[float, ...]]] = {
+    "neon": {"multiply-add": (0.66, 0.46, 0.49, 0.80, 0.49, 0.49, 0.84), "lookup": (0, 1.28, 1.33, 0.59, 0.39, 0.39, 0.86)},
+    "neon_dotprod": {"multiply-add": (0.37, 0.32, 0.34, 0.52, 0.34, 0.34, 0.62), "lookup": (0, 1.28, 1.33, 0.59, 0.39, 0.39, 0.86)},
 }
-"""For one token, a tenth above what gcc 12 makes of the sources."""
+"""Of SCHEMES, for one token: a tenth above what gcc 12 makes of the sources. No int8 is looked up."""
+MATMULS = [(scheme, "multiply-add", tokens) for tokens in (1, 4) for scheme in SCHEMES] + [(scheme, "lookup", 1) for scheme in SCHEMES[1:]]
+
+Counted = Callable[[Callable[[int], object]], int]
 
 
-@pytest.mark.parametrize("tokens", [1, 4])
-@pytest.mark.parametrize("scheme", MOST["neon"])
-def test_instructions_of_a_weight(isa: str, library: Library, scheme: str, tokens: int, tmp_path: Path, report: Report) -> None:
-    """The difference that more columns make: what the process does besides is in both counts."""
+@pytest.fixture
+def counted(isa: str, library: Library, tmp_path: Path) -> Counted:
+    """The instructions that `run(cols)` takes for COLS more columns: what the process does besides is in both counts."""
     if isa not in emulated_isas():
         pytest.skip("instructions are counted where they are emulated")
+    return lambda run: (
+        library.instructions(isa, lambda: run(2 * COLS), tmp_path / "log") - library.instructions(isa, lambda: run(COLS), tmp_path / "log")
+    )
 
-    def counted(cols: int) -> int:
+
+@pytest.mark.parametrize(("scheme", "layout", "tokens"), MATMULS)
+def test_instructions_of_a_weight(isa: str, counted: Counted, scheme: str, layout: Layout, tokens: int, report: Report) -> None:
+    def run(cols: int) -> None:
         rng = np.random.default_rng(cols)
-        call = Matmul(random_matrix(rng, Scheme.parse(scheme), TILE, cols), *random_activation(rng, tokens, cols))
-        return library.instructions(isa, lambda: native_results(call, isa), tmp_path / "log")
+        call = Matmul(random_matrix(rng, Scheme.parse(scheme), TILE, cols), *random_activation(rng, tokens, cols), layout=layout)
+        native_results(call, isa)
 
-    each = (counted(2 * COLS) - counted(COLS)) / (COLS * TILE * tokens)
-    line = f"{isa}, {scheme}, tokens at once: {tokens}: {each:.3f} instructions per weight and token (emulated)"
-    report("instructions", line, provenance="emulated", isa=isa, scheme=scheme, tokens=tokens, instructions_per_weight=each)
-    assert each <= MOST[isa][scheme]
+    each = counted(run) / (COLS * TILE * tokens)
+    line = f"{isa}, {scheme}, {layout}, tokens at once: {tokens}: {each:.3f} instructions per weight and token (emulated)"
+    facts = {"isa": isa, "scheme": scheme, "layout": layout, "tokens": tokens}
+    report("instructions", line, provenance="emulated", **facts, instructions_per_weight=each)
+    assert each <= MOST[isa][layout][SCHEMES.index(scheme)]
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """x to int8, and its sums into tables of these kinds."""
+
+    x: F32
+    kinds: tuple[str, ...]
+
+    def run(self, ops: Ops, space: Space) -> Results:
+        out = space.activation_output(len(self.x), self.x.shape[1], tables=True)
+        assert out.lookup
+        room = LookupRoom({kind: out.lookup.tables[kind] for kind in self.kinds}, out.lookup.tiles)
+        ops.quantize(replace(out, lookup=room), space.input(self.x), step(0, len(self.x)))
+        return {}
+
+
+@pytest.mark.parametrize("kind", TABLE_BYTES)
+def test_instructions_of_a_column_of_tables(isa: str, counted: Counted, kind: str, report: Report) -> None:
+    """What lookup takes besides, once for all the rows that look up in them."""
+
+    def run(kinds: tuple[str, ...], cols: int) -> None:
+        native_results(Quantize(normal(np.random.default_rng(cols), 1, cols), kinds), isa)
+
+    each = (counted(partial(run, (kind,))) - counted(partial(run, ()))) / COLS
+    line = f"{isa}, {kind}: {each:.1f} instructions per column (emulated)"
+    report("instructions", line, provenance="emulated", isa=isa, tables=kind, instructions_per_column=each)
