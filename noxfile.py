@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,6 @@ RESULTS = ROOT / "results"
 EDGELLM = str(BIN / "edgellm")
 MODEL = "smollm2-135m"
 THREADS = "1,2" if (os.cpu_count() or 1) > 1 else "1"
-SANITIZERS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
-SANITIZED = ("tests/kernels", "tests/unit/ops", "tests/unit/runtime", "-k", "not emulated")
 ISAS = ("scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod")
 
 
@@ -75,6 +74,38 @@ KERNELS = Layer("kernels")
 E2E = Layer("e2e")
 PERF = Layer("perf", parallel=False)
 QUALITY = Layer("quality", parallel=False)
+
+
+@dataclass(frozen=True)
+class Sanitizer:
+    """A build of the C code that watches itself, and the tests that run on it."""
+
+    flags: str
+    runtime: str
+    """The compiler's library that comes before all others in Python, which is not built like that."""
+    tests: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+MEMORY = Sanitizer(
+    "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=undefined,float-cast-overflow",
+    "libasan.so",
+    ("tests/kernels", "tests/unit/ops", "tests/unit/runtime", "-k", "not emulated"),
+    {
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python itself never frees everything
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    },
+)
+THREADS_APART = Sanitizer(
+    "-O1 -g -fno-omit-frame-pointer -fsanitize=thread",
+    "libtsan.so",
+    # it has a thread of its own, which tests of how many there can be do not expect
+    ("tests/kernels", "tests/unit/runtime", "-k", "(thread or test_pool or test_plan or test_engine) and not (emulated or no_room)"),
+    {
+        "TSAN_OPTIONS": "halt_on_error=1:die_after_fork=0",
+        "OPENBLAS_NUM_THREADS": "1",  # its threads, not built like that, seem to race
+    },
+)
 
 
 REFERENCES = ("-e", ".[dev,train,baselines]", "transformers==5.23.0", "accelerate==1.15.0")
@@ -157,16 +188,13 @@ def parity(session: nox.Session) -> None:
 @nox.session
 def sanitize(session: nox.Session) -> None:
     """The C code built with AddressSanitizer and UBSan, under the tests of the kernels, the ops and the engine."""
-    session.install(".[dev]", env={"EDGELLM_CFLAGS": SANITIZERS})
-    site = session.run("python", "-c", "import sysconfig; print(sysconfig.get_path('platlib'))", silent=True) or ""
-    runtime = subprocess.check_output([os.environ.get("CC", "gcc"), "-print-file-name=libasan.so"], text=True).strip()
-    session.run(
-        "pytest",
-        *("-o", f"pythonpath={site.strip()} ."),  # the instrumented package comes before the one in the tree
-        *("-p", "no:benchmark", "--numprocesses=auto", "--capture=no", *(session.posargs or SANITIZED)),
-        # Python itself never frees everything, so leaks are not looked for.
-        env={"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"},
-    )
+    sanitized(session, MEMORY)
+
+
+@nox.session
+def tsan(session: nox.Session) -> None:
+    """The C code built with ThreadSanitizer, under the tests that run it on several threads."""
+    sanitized(session, THREADS_APART)
 
 
 @nox.session(reuse_venv=False)
@@ -191,6 +219,19 @@ def prepare(session: nox.Session, model: bool = False) -> None:
     session.run(sys.executable, "-m", "scripts.environment", log=False)
     if model:
         session.run(EDGELLM, "pull", MODEL)
+
+
+def sanitized(session: nox.Session, sanitizer: Sanitizer) -> None:
+    """Build with a sanitizer and run its tests, or those that are asked for."""
+    session.install(".[dev]", env={"EDGELLM_CFLAGS": sanitizer.flags})
+    site = session.run("python", "-c", "import sysconfig; print(sysconfig.get_path('platlib'))", silent=True) or ""
+    runtime = subprocess.check_output([os.environ.get("CC", "gcc"), f"-print-file-name={sanitizer.runtime}"], text=True).strip()
+    session.run(
+        "pytest",
+        *("-o", f"pythonpath={site.strip()} ."),  # the instrumented package comes before the one in the tree, ...
+        *("-p", "no:benchmark", "--numprocesses=auto", "--capture=no", *(session.posargs or sanitizer.tests)),
+        env={"LD_PRELOAD": runtime, "PYTHONSAFEPATH": "1", **sanitizer.env},  # ... also in the processes that tests start
+    )
 
 
 def isas_testable() -> list[str]:

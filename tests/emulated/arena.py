@@ -10,7 +10,7 @@ import weakref
 import numpy as np
 import numpy.typing as npt
 
-ADDRESS = 1 << 44  # far from where a system puts anything by itself
+ADDRESS = 0x55 << 40  # where neither a system nor a sanitizer puts anything by itself
 NBYTES = 4 << 30  # of address space: pages cost memory once they are touched
 ALIGNMENT = 64
 MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x4000, 0x100000
