@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edgellm
 from edgellm import Engine
-from edgellm.errors import InvalidRequestError
+from edgellm.errors import ContextOverflowError, InvalidRequestError
 from edgellm.formats import open_checkpoint
 from edgellm.formats.tensors import LazyTensors
 from edgellm.measure import roofline
@@ -57,7 +58,7 @@ def test_profile(engine: Engine, n_tokens: int, position: int) -> None:
     assert len(engine.cached_tokens) == position + n_tokens
     assert engine.plan is not None
     assert [timed.op for timed in profiled.ops] == engine.plan.ops
-    assert all(timed.ns > 0 for timed in profiled.ops)
+    assert all(timed.rounds_ns.shape == (2,) and timed.ns > 0 for timed in profiled.ops)
     q_proj = profiled.ops[2]
     assert q_proj.operations == 2 * n_tokens * HIDDEN * HIDDEN
     document = json.loads(json.dumps(roofline.as_json(profiled)))
@@ -69,19 +70,44 @@ def test_profile(engine: Engine, n_tokens: int, position: int) -> None:
 
 def test_ops_of_a_kind_are_summed_and_the_slowest_come_first() -> None:
     small, large = (RecordedOp("matmul", "el_matmul__scalar", Work((rows, 32))) for rows in (16, 64))
-    ops = [TimedOp(small, 1, 10, 5, 100), TimedOp(large, 1, 25, 20, 400), TimedOp(small, 1, 20, 5, 100)]
-    assert roofline.by_kernel_and_shape(ops) == [TimedOp(small, 2, 30, 10, 200), TimedOp(large, 1, 25, 20, 400)]
-    profiled = StepProfile("scalar", 1, 128, 1, "default", ops, step_ns=50, bytes_per_second=1e9)
-    assert profiled.share_of_read_bandwidth == pytest.approx(30 / 50)
+    ops = [timed(small, [10, 12, 90], 5, 100), timed(large, [25, 75, 25], 20, 400), timed(small, [20, 18, 20], 5, 100)]
+    summed = roofline.by_kernel_and_shape(ops)
+    assert [(one.calls, one.rounds_ns.tolist(), one.ns, one.streamed_bytes, one.operations) for one in summed] == [
+        (2, [30, 30, 110], 30, 10, 200),
+        (1, [25, 75, 25], 25, 20, 400),
+    ]
+    steps_ns, reads_ns = np.array([50.0, 60.0, 100.0]), np.array([30.0, 30.0, 75.0])
+    profiled = StepProfile("scalar", 1, 128, 1, "default", ops, steps_ns, reads_ns, read_bytes=30)
+    assert profiled.share_of_read_bandwidth == pytest.approx(30 / 50)  # of 30/50, 30/60 and 75/100
     rows = roofline.table(profiled).splitlines()
-    assert [cell.strip() for cell in rows[2].split("|")[1:-1]][:3] == ["el_matmul__scalar", "16 x 32", "2"]
+    assert [cell.strip() for cell in rows[2].split("|")[1:-1]] == [
+        "el_matmul__scalar",
+        "16 x 32",
+        "2",
+        "0.00",
+        "0.0",
+        "0.3",
+        "33%",
+        "6.7",
+        "28.6%",
+    ]
     assert "60% of the 1.0 GB/s that can be read" in rows[-1]
+
+
+def timed(op: RecordedOp, rounds_ns: list[int], streamed_bytes: int, operations: int) -> TimedOp:
+    return TimedOp(op, 1, np.array(rounds_ns, np.float64), streamed_bytes, operations)
 
 
 @pytest.mark.parametrize(("n_tokens", "position", "rounds"), [(0, 1, 1), (129, 1, 1), (1, -1, 1), (1, 1, 0)])
 def test_impossible_steps_are_refused(engine: Engine, n_tokens: int, position: int, rounds: int) -> None:
     with pytest.raises(InvalidRequestError, match=f"1 to 128 tokens after 0 or more.*asked were {n_tokens} after {position}"):
         roofline.profile(engine, n_tokens, position, rounds)
+
+
+@pytest.mark.parametrize("position", [64, 10**12])
+def test_a_step_beyond_the_context_is_refused_before_anything_is_made_for_it(engine: Engine, position: int) -> None:
+    with pytest.raises(ContextOverflowError, match=f"1 tokens after {position} don't fit into the context of 64"):
+        roofline.profile(engine, 1, position, 1)
 
 
 def test_eager_ops_have_no_plan(synthetic_model: Path) -> None:
