@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
+from click.core import ParameterSource
 
 import edgellm
 from edgellm.errors import EdgeLLMError, EdgeLLMWarning, InvalidRequestError, ModelFileError
@@ -235,9 +236,11 @@ def quantize(source: str, output: Path | None, scheme: str, group: str | None, h
       edgellm quantize model.gguf --scheme int4-min-g32 -o model.tmac2.bin
     """
     from edgellm.formats import fetch
-    from edgellm.quantize.quantize import Recipe
+    from edgellm.quantize.quantize import FAMILIES, Recipe
     from edgellm.quantize.quantize import quantize as run
 
+    if group and scheme not in FAMILIES:
+        raise InvalidRequestError(f"--scheme {scheme} says its grouping already, or is unknown (see --help); leave --group {group} out")
     grouping = "" if group is None else f"-g{group}" if group.isdigit() else f"-{group}"
     recipe = Recipe.named(scheme + grouping, head, f"int8-{activations}", method)
     path = fetch.resolve_source(source)
@@ -280,6 +283,7 @@ def inspect(model: str, verify: bool, plan: bool, tokens: int, depth: int, threa
       edgellm inspect smollm2-135m --plan --threads 2
       edgellm inspect smollm2-135m --plan --tokens 128 --depth 0
     """
+    _refuse_what_is_not_meant(plan)
     if plan:
         click.echo(_plan(model, tokens, depth, {"threads": threads, "layout": layout}, as_json))
         return
@@ -453,6 +457,15 @@ def tune(name: str | None, model: str | None, threads: list[int], rounds: int, a
     document = tuning.tune(path, threads or [1, default_threads()], rounds, progress=sys.stderr.isatty())
     click.echo(json.dumps(document, indent=1) if as_json else tuning.table(document))
     click.echo(f"written: {tuning_path(path)}", err=True)
+
+
+def _refuse_what_is_not_meant(plan: bool) -> None:
+    """InvalidRequestError for an option of `inspect` that would change nothing."""
+    context = click.get_current_context()
+    given = {name for name in context.params if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    if ignored := sorted(given & ({"verify"} if plan else {"tokens", "depth", "threads", "layout"})):
+        which = ", ".join(f"--{name}" for name in ignored)
+        raise InvalidRequestError(f"with --plan, {which} would do nothing" if plan else f"without --plan, {which} would do nothing")
 
 
 def _plan(model: str, tokens: int, depth: int, options: dict[str, Any], as_json: bool) -> str:

@@ -7,11 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from edgellm.measure import bench
+from edgellm.measure import bench, roofline
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
 from edgellm.measure.backends.protocol import F32
 from edgellm.measure.bandwidth import ReadProbe
-from edgellm.measure.roofline import streamed_bytes
+
+SETTLE_S = 0.2
+"""Rest before each turn: threads spin for a while after their work, and would be in the other's way."""
+
+
+def streamed_bytes(model: EdgeLLMBackend, case: bench.Case) -> int:
+    """What it streams for a token in the middle of the case."""
+    assert model.engine.plan is not None
+    return roofline.streamed_bytes(model.engine.plan.ops, position=case.depth + case.tokens // 2)
 
 
 class Reading:
@@ -20,9 +28,8 @@ class Reading:
     name = "reading alone"
 
     def __init__(self, model: EdgeLLMBackend, case: bench.Case) -> None:
-        assert model.engine.plan is not None
         self.model, self.vocab_size, self.threads = model, model.vocab_size, model.threads
-        self.streamed_bytes = streamed_bytes(model.engine.plan.ops, position=case.depth + case.tokens // 2)
+        self.streamed_bytes = streamed_bytes(model, case)
         self._probe = ReadProbe(self.streamed_bytes, model.threads)
 
     def prefill(self, token_ids: Sequence[int]) -> F32:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
+import numpy as np
 import pytest
-from tqdm import tqdm
 
 import edgellm
 from edgellm.measure import bench
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
 from edgellm.measure.results import ResultsFile
 from edgellm.measure.statistics import percentile
-from tests.perf.beside_reading import BesideReading
 from tests.perf.goals import Board, Goal, goals
 from tests.perf.models import Models
 from tests.perf.prompt import PROMPT
+from tests.perf.reading import SETTLE_S, Reading, streamed_bytes
 
 pytestmark = [pytest.mark.perf, pytest.mark.peers]
 
@@ -49,7 +50,10 @@ def test_deep_context(goal: Goal, rounds: int, models: Models, results: ResultsF
     """Decoding after 2048 tokens and after 128, in turn."""
     cases = [bench.Case("tg", 32, depth) for depth in (128, 2048)]
     backend = EdgeLLMBackend(models.ours(goal.ours), threads=THREADS, context=cases[1].context)
-    shallow, deep = taking_turns([bench.Turn(backend, case) for case in cases], goal, rounds, results)
+    turns = [bench.Turn(backend, case) for case in cases]
+    records = [results.append(record | {"weights": goal.ours}) for record in bench.interleave(turns, rounds)]
+    backend.unload()
+    shallow, deep = (percentile(record["samples_ns"], 50) / record["n_gen"] / 1e6 for record in records)
     board.judge(THREADS, (goal, deep / shallow, f"{deep:.2f} ms; {shallow:.2f} ms"))
 
 
@@ -57,20 +61,16 @@ def test_deep_context(goal: Goal, rounds: int, models: Models, results: ResultsF
 def test_decoding_beside_reading(name: str, rounds: int, models: Models, results: ResultsFile, board: Board) -> None:
     """Decoding on one thread and on two, and reading as many bytes as a token streams on as many threads, all in turn."""
     case = bench.Case("tg", 64)
-    one, team = (BesideReading(models.ours(name), case, threads) for threads in (1, THREADS))
-    for number in tqdm(range(1 + rounds), desc=f"{case} beside reading, {name}", unit="round", leave=False):
-        for measured in (one, team):
-            measured.take_a_turn(keep=number > 0)
-    for measured in (one, team):
-        results.append({"test": "beside_reading", "weights": name, **measured.record()})
-    detail = f"{team.streamed_bytes / 1e6:.1f} MB; {team.decoded / 1e9:.1f} of {team.readable / 1e9:.1f} GB/s"
-    share = [(goal, team.decoded / team.readable, detail) for goal in goals(SHARE) if goal.ours == name]
-    detail = f"{one.itl_ms:.2f} ms; {team.itl_ms:.2f} ms; reading {team.readable / one.readable:.2f} x"
-    gain = [(goal, team.decoded / one.decoded, detail) for goal in goals(SECOND_THREAD) if goal.ours == name]
+    with ExitStack() as stack:
+        engines = [EdgeLLMBackend(models.ours(name), threads=threads, context=case.context) for threads in (1, THREADS)]
+        for backend in engines:
+            stack.callback(backend.unload)
+        turns = [bench.Turn(backend, case) for engine in engines for backend in (engine, Reading(engine, case))]
+        records = [results.append(record | {"weights": name}) for record in bench.interleave(turns, rounds, settle_s=SETTLE_S)]
+        nbytes = streamed_bytes(engines[0], case)
+    one, one_read, team, team_read = (percentile(np.concatenate(record["itl_ns"]), 50) for record in records)
+    detail = f"{nbytes / 1e6:.1f} MB; {nbytes / team:.1f} of {nbytes / team_read:.1f} GB/s"
+    share = [(goal, team_read / team, detail) for goal in goals(SHARE) if goal.ours == name]
+    detail = f"{one / 1e6:.2f} ms; {team / 1e6:.2f} ms; reading {one_read / team_read:.2f} x"
+    gain = [(goal, one / team, detail) for goal in goals(SECOND_THREAD) if goal.ours == name]
     board.judge(THREADS, *share, *gain)
-
-
-def taking_turns(turns: list[bench.Turn], goal: Goal, rounds: int, results: ResultsFile) -> list[float]:
-    """The median inter-token latency of each turn, in milliseconds."""
-    records = [results.append(record | {"weights": goal.ours}) for record in bench.interleave(turns, rounds)]
-    return [percentile(record["samples_ns"], 50) / record["n_gen"] / 1e6 for record in records]

@@ -18,14 +18,12 @@ from edgellm.measure.statistics import percentile, standard_deviation
 from tests.perf.fresh_process import run_in_fresh_process
 from tests.perf.goals import Board, Goal, goals
 from tests.perf.models import PUBLISHED, Models
-from tests.perf.reading import Reading
+from tests.perf.reading import SETTLE_S, Reading
 
 pytestmark = [pytest.mark.perf, pytest.mark.peers]
 
 pytest.importorskip("llama_cpp", reason="the peer llama.cpp is not installed: pip install 'edgellm[baselines]'")
 
-SETTLE_S = 0.2
-"""Rest before each turn: OpenMP's threads spin for a while after their work, and would be in the other's way."""
 CASES = {str(case): case for case in (bench.Case("tg", 64), bench.Case("pp", 128), bench.Case("pp", 512))}
 
 
@@ -54,7 +52,7 @@ def test_speed_and_jitter(
             facts.append(fact)
         measured = bench.interleave(turns, rounds, settle_s=SETTLE_S)
         records = [results.append(record | fact) for record, fact in zip(measured, facts, strict=True)]
-    note("\n".join([bench.table(records), *dict.fromkeys(fact["substituted"] for fact in facts if fact.get("substituted")), ""]))
+    note(f"{bench.table(records)}\n")
     board.judge(threads, *(judged(goal, records) for goal in wanted))
 
 
@@ -68,20 +66,32 @@ def contestants(wanted: Sequence[Goal], threads: int, case: bench.Case, models: 
             yield Reading(ours, case), {"weights": name}
     for weights in dict.fromkeys(chain.from_iterable(goal.peers for goal in wanted)):
         path, types = models.peer(weights)
-        facts = {"weights": weights, "tensor_types": types.layers, "substituted": types.substituted(weights)}
+        facts = {"weights": weights, "tensor_types": types.layers, "head_type": types.embedding, "substituted": types.substituted(weights)}
         for flash_attention in (False, True):
             yield LlamaCppBackend(path, threads=threads, context=case.context, flash_attention=flash_attention), facts
 
 
 def speedup(of: Compared) -> tuple[float, str]:
     """The quickest peer's median time over ours; and over that of reading what ours streams, where that was measured."""
-    medians = {f"{peer['backend']} {peer['weights']}": percentile(peer["samples_ns"], 50) for peer in of.theirs}
-    own, quickest = percentile(of.ours["samples_ns"], 50), min(medians, key=lambda name: medians[name])
-    detail = f"{own / 1e6:.1f} ms; {quickest} {medians[quickest] / 1e6:.1f} ms"
+    quickest = min(of.theirs, key=median_ns)
+    name = f"{quickest['backend']} {quickest['weights']}"
+    detail = f"{median_ns(of.ours) / 1e6:.1f} ms, {size(of.ours)}; {name} {median_ns(quickest) / 1e6:.1f} ms, {size(quickest)}"
+    if quickest["substituted"]:
+        detail += f" ({quickest['substituted']})"
     if of.reading:
-        least = percentile(of.reading["samples_ns"], 50)
-        detail += f"; reading alone {least / 1e6:.1f} ms: {medians[quickest] / least:.3g} at most"
-    return medians[quickest] / own, detail
+        least = median_ns(of.reading)
+        detail += f"; reading alone {least / 1e6:.1f} ms: {median_ns(quickest) / least:.3g} at most"
+    return median_ns(quickest) / median_ns(of.ours), detail
+
+
+def median_ns(record: Record) -> float:
+    """Of the rounds."""
+    return percentile(record["samples_ns"], 50)
+
+
+def size(record: Record) -> str:
+    """Of the weights."""
+    return f"{record['model_size'] / 1e6:.0f} MB"
 
 
 def itl_p99_over_p50(of: Compared) -> tuple[float, str]:

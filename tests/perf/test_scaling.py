@@ -14,11 +14,11 @@ from edgellm.formats.tmac2 import write_tmac2
 from edgellm.measure import bench, synthetic
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
 from edgellm.measure.results import ResultsFile
-from edgellm.measure.roofline import streamed_bytes
 from edgellm.measure.statistics import percentile
 from tests.conftest import ROOT
 from tests.perf.fresh_process import run_in_fresh_process
 from tests.perf.goals import Board, goals
+from tests.perf.reading import streamed_bytes
 from tests.perf.tables import Tables
 
 pytestmark = [pytest.mark.perf, pytest.mark.scaling]
@@ -56,8 +56,7 @@ def test_time_grows_with_bytes(rounds: int, models: dict[str, Path], results: Re
     streamed, median_ns = [], []
     measured = bench.interleave([bench.Turn(backend, CASE) for backend in backends.values()], rounds)
     for (size, backend), record in zip(backends.items(), measured, strict=True):
-        assert backend.engine.plan is not None
-        streamed.append(streamed_bytes(backend.engine.plan.ops, position=CASE.depth + CASE.tokens // 2))
+        streamed.append(streamed_bytes(backend, CASE))
         median_ns.append(percentile(np.concatenate(record["itl_ns"]), 50))
         facts = {"synthetic": True, "size": size, "shape_of": synthetic.SHAPES[size].of, "streamed_bytes": streamed[-1]}
         results.append(record | facts)

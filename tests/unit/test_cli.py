@@ -59,6 +59,20 @@ def test_every_command_teaches_by_example(command: str) -> None:
     assert f"\n    edgellm {command}" in result.stdout or f"| edgellm {command}" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "X", "--tokens", "5", "--threads", "2"], "without --plan, --threads, --tokens would do nothing"),
+        (["inspect", "X", "--plan", "--verify"], "with --plan, --verify would do nothing"),
+        (["quantize", "X", "--scheme", "ternary-g64", "--group", "64"], "--scheme ternary-g64 says its grouping already"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def test_help_and_version_load_nothing_heavy() -> None:
     code = "import sys; from edgellm.cli import main; main(['--version'], standalone_mode=False); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -41,7 +41,7 @@ def test_llama_cpp_that_cannot_load(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_types_that_llama_cpp_put_in_place_of_another() -> None:
     types = TensorTypes({"Q4_0": 180, "TQ2_0": 30}, embedding="Q8_0")
-    assert types.substituted("TQ2_0") == "llama.cpp's TQ2_0: 180 of 210 matrices are Q4_0"
+    assert types.substituted("TQ2_0") == "180 of 210 matrices are Q4_0, the embedding Q8_0"
     assert TensorTypes({"Q4_0": 210}, embedding="Q8_0").substituted("Q4_0") == ""
 
 
