@@ -13,6 +13,8 @@
         [EL_OP_CACHE_APPEND] = KERNEL(el_cache_append__##floating),         \
         [EL_OP_ATTENTION] = KERNEL(el_attention__##floating),               \
         [EL_OP_SWIGLU_QUANTIZE] = KERNEL(el_swiglu_quantize__##floating),   \
+        [EL_OP_LUT8_TABLES] = KERNEL(el_lut8_tables__##integer),            \
+        [EL_OP_LUT8] = KERNEL(el_lut8__##integer),                          \
         [EL_OP_CHECK_FINITE] = KERNEL(el_check_finite__##floating),         \
         [EL_OP_CHECK_CACHE] = KERNEL(el_check_cache__##floating),           \
     }

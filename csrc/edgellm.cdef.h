@@ -65,7 +65,8 @@ typedef struct {                 /* what changes from step to step; everything e
 /* ---- operations ------------------------------------------------------------------------------------------ */
 enum {
     EL_OP_EMBED, EL_OP_RMSNORM_QUANTIZE, EL_OP_QUANTIZE, EL_OP_MATMUL, EL_OP_LOOKUP, EL_OP_ROPE,
-    EL_OP_CACHE_APPEND, EL_OP_ATTENTION, EL_OP_SWIGLU_QUANTIZE, EL_OP_CHECK_FINITE, EL_OP_CHECK_CACHE, EL_OP_COUNT
+    EL_OP_CACHE_APPEND, EL_OP_ATTENTION, EL_OP_SWIGLU_QUANTIZE, EL_OP_CHECK_FINITE, EL_OP_CHECK_CACHE,
+    EL_OP_LUT8_TABLES, EL_OP_LUT8, EL_OP_COUNT
 };
 
 typedef struct {                 /* out[l, :] = table[tokens[l], :] */
@@ -139,6 +140,13 @@ typedef struct {                 /* the same for positions T.. of the cache; k c
     int32_t op;
 } el_check_cache;
 
+typedef struct {                 /* an ablation (lookup/lut8.h), of EL_OP_LUT8_TABLES, which writes tables and scales, and of EL_OP_LUT8:
+                                  * EL_OP_LOOKUP, of one vector by these tables. No EL_INT3, and x.group is 32 */
+    el_matmul matmul;
+    uint8_t *tables;             /* [B, 128 times a code's bits], of x's first vector, as w's scheme needs them */
+    float *scales;               /* [B], theirs times x's */
+} el_lut8;
+
 typedef union {
     el_embed embed;
     el_rmsnorm_quantize rmsnorm_quantize;
@@ -150,6 +158,7 @@ typedef union {
     el_swiglu_quantize swiglu_quantize;
     el_check_finite check_finite;
     el_check_cache check_cache;
+    el_lut8 lut8;
 } el_args;
 
 typedef struct {

@@ -83,6 +83,16 @@ static inline int64_t el_tiles(int64_t rows)
     case EL_TRITPLANES2: call(EL_TRITPLANES2); break;   \
     case EL_TRITPLANES3: call(EL_TRITPLANES3); break;
 
+/* Those whose tables the ablation lut8 rounds. */
+#define EL_LUT8_SCHEME_CASES(call)                      \
+    case EL_INT4: call(EL_INT4); break;                 \
+    case EL_INT4_MIN: call(EL_INT4_MIN); break;         \
+    case EL_INT2: call(EL_INT2); break;                 \
+    case EL_INT2_MIN: call(EL_INT2_MIN); break;         \
+    case EL_TERNARY: call(EL_TERNARY); break;           \
+    case EL_TRITPLANES2: call(EL_TRITPLANES2); break;   \
+    case EL_TRITPLANES3: call(EL_TRITPLANES3); break;
+
 /* Trit-planes of a scheme; 1 for integers. */
 static inline int el_planes(int scheme)
 {
@@ -198,12 +208,18 @@ EL_DECLARE_FLOAT_KERNELS(avx512)
 EL_DECLARE_FLOAT_KERNELS(neon)
 
 void el_embed__any(const el_args *, const el_step *, el_team);
-void el_lookup__scalar(const el_args *, const el_step *, el_team);
-void el_lookup__avx2(const el_args *, const el_step *, el_team);
-void el_lookup__avx512(const el_args *, const el_step *, el_team);
-void el_lookup__avx512vnni(const el_args *, const el_step *, el_team);
-void el_lookup__neon(const el_args *, const el_step *, el_team);
-void el_lookup__neon_dotprod(const el_args *, const el_step *, el_team);
+#define EL_DECLARE_LOOKUP_KERNELS(isa)                                              \
+    void el_lookup__##isa(const el_args *, const el_step *, el_team);               \
+    void el_lut8_tables__##isa(const el_args *, const el_step *, el_team);          \
+    void el_lut8__##isa(const el_args *, const el_step *, el_team);
+
+EL_DECLARE_LOOKUP_KERNELS(scalar)
+EL_DECLARE_LOOKUP_KERNELS(avx2)
+EL_DECLARE_LOOKUP_KERNELS(avx512)
+EL_DECLARE_LOOKUP_KERNELS(avx512vnni)
+EL_DECLARE_LOOKUP_KERNELS(neon)
+EL_DECLARE_LOOKUP_KERNELS(neon_dotprod)
+
 void el_matmul__scalar(const el_args *, const el_step *, el_team);
 void el_matmul__avx2(const el_args *, const el_step *, el_team);
 void el_matmul__avx512(const el_args *, const el_step *, el_team);

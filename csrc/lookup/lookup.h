@@ -29,6 +29,18 @@ INLINE words look_up(int bits, int weight, const uint8_t *codes, const uint8_t *
     return sum;
 }
 
+/* The same in the tables of lut8.h: one byte a sum, not biased. */
+INLINE words look_up_rounded(int bits, const uint8_t *codes, const uint8_t *tables)
+{
+    words sum = w_zero();
+    for (int at = 0; at < bits * EL_UNIT; at += B_CHUNKS * 16) {
+        const uint8_t *table = tables + at / EL_UNIT * 2 * EL_UNIT + at % EL_UNIT;
+        bytes both = b_load(codes + at);
+        sum = w_add(sum, b_lookup(b_load(table), b_low_half(both)), 1, b_lookup(b_load(table + EL_UNIT), b_high_half(both)), 1);
+    }
+    return sum;
+}
+
 /* What the tables' sums of a block want added: their zeros are not the scheme's, and they are biased. */
 INLINE int32_t lookup_start(int scheme, int32_t offset)
 {
@@ -37,10 +49,12 @@ INLINE int32_t lookup_start(int scheme, int32_t offset)
     return el_start(scheme, offset) - zero * (offset / 8) + lookups * EL_TABLE_BIAS;
 }
 
-/* before + the exact sums of a block's plane, row by row. */
-INLINE rows block_sums(int scheme, const uint8_t *plane, const el_activation *x, int64_t block, rows before)
+/* before + the exact sums of a block's plane, row by row; or, rounded, the sums in tables of lut8.h. */
+INLINE rows block_sums(int scheme, int rounded, const uint8_t *plane, const el_activation *x, int64_t block, rows before)
 {
     int bits = el_code_bits(scheme);
+    if (rounded)
+        return r_sum(look_up_rounded(bits, plane, x->tables[bits == 4 ? EL_SINGLES : EL_PAIRS] + block * bits * 2 * EL_UNIT));
     words sum = w_zero();
     if (bits == 4)
         sum = look_up(4, 1, plane, x->tables[EL_SINGLES] + block * 4 * EL_UNIT_TABLES, sum);
@@ -52,7 +66,7 @@ INLINE rows block_sums(int scheme, const uint8_t *plane, const el_activation *x,
 }
 
 /* One tile times the vector, as matmul_scalar.c defines it. */
-INLINE v16 tile_times_vector(const el_matmul *a, int scheme, int per_token, int64_t tile)
+INLINE v16 tile_times_vector(const el_matmul *a, int scheme, int per_token, int rounded, int64_t tile)
 {
     int planes = el_planes(scheme);
     int64_t blocks = a->w.cols / EL_BLOCK, group_blocks = a->w.group / EL_BLOCK, group_begin = 0;
@@ -64,7 +78,7 @@ INLINE v16 tile_times_vector(const el_matmul *a, int scheme, int per_token, int6
         for (int p = 0; p < planes; p++, plane += el_plane_bytes(scheme)) {
             for (int64_t line = 0; line < el_plane_bytes(scheme); line += 64)
                 __builtin_prefetch(plane + PREFETCH_BYTES + line);
-            rows sums = block_sums(scheme, plane, &a->x, b, isum[p]);
+            rows sums = block_sums(scheme, rounded, plane, &a->x, b, isum[p]);
             if (per_token)
                 isum[p] = sums;
             else
@@ -90,13 +104,13 @@ INLINE v16 tile_times_vector(const el_matmul *a, int scheme, int per_token, int6
     return acc;
 }
 
-INLINE void multiply_vector(const el_matmul *a, int scheme, int per_token, el_range tiles)
+INLINE void multiply_vector(const el_matmul *a, int scheme, int per_token, int rounded, el_range tiles)
 {
     for (int64_t tile = tiles.begin; tile < tiles.end; tile++) {
         float *out = a->out + tile * EL_TILE;
         int64_t valid = a->w.rows - tile * EL_TILE;
         v16 before = a->accumulate ? v_load_n(out, valid) : v_set1(0.0f);
-        v_store_n(out, v_add(before, tile_times_vector(a, scheme, per_token, tile)), valid);
+        v_store_n(out, v_add(before, tile_times_vector(a, scheme, per_token, rounded, tile)), valid);
     }
 }
 
@@ -140,8 +154,10 @@ void EL_KERNEL(el_lookup)(const el_args *args, const el_step *step, el_team team
     }
 #define MULTIPLY_VECTOR(scheme)                     \
     if (a->x.group != EL_BLOCK)                     \
-        multiply_vector(a, scheme, 1, tiles);       \
+        multiply_vector(a, scheme, 1, 0, tiles);       \
     else                                            \
-        multiply_vector(a, scheme, 0, tiles)
+        multiply_vector(a, scheme, 0, 0, tiles)
     switch (a->w.scheme) { EL_NARROW_SCHEME_CASES(MULTIPLY_VECTOR) }
 }
+
+#include "lut8.h"

@@ -7,7 +7,7 @@ plan of one op: one code path.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ READ_BLOCK: int = lib.EL_READ_BLOCK
 
 _OP_NAMES = {getattr(lib, f"EL_OP_{name.upper()}"): name for name in (
     "embed", "rmsnorm_quantize", "quantize", "matmul", "lookup", "rope", "cache_append", "attention", "swiglu_quantize",
-    "check_finite", "check_cache")}  # fmt: skip
+    "check_finite", "check_cache", "lut8_tables", "lut8")}  # fmt: skip
 
 
 _NO_KERNEL = -2
@@ -307,6 +307,15 @@ def _fill_activation(field: CData, a: Activation) -> None:
         field.tiles, field.tiles_bytes = _pointer("uint8_t *", a.lookup.tiles), a.lookup.tiles.shape[1]
 
 
+def _fill_matmul(args: CData, out: F32, x: Activation, w: PackedMatrix, accumulate: bool, outputs_only: bool) -> Work:
+    _check("matmul: out", out, np.float32, w.rows)
+    _check("matmul: x", x.codes, np.int8, w.cols)
+    args.out, args.out_cols, args.accumulate, args.outputs_only = _pointer("float *", out), w.rows, accumulate, outputs_only
+    _fill_matrix(args.w, w)
+    _fill_activation(args.x, x)
+    return Work((w.rows, w.cols), w.scheme, weight_bytes=w.nbytes, per_token=w.rows * w.cols, outputs_only=outputs_only)
+
+
 def _fill_cache(field: CData, cache: CacheLayer) -> None:
     heads, context, head_dim = cache.values.shape
     if cache.keys.shape != (heads, context // KEY_TILE, head_dim, KEY_TILE) or context % KEY_TILE or cache.keys.dtype != cache.values.dtype:
@@ -407,14 +416,8 @@ class _NativeOps:
 
     def matmul(self, out: F32, x: Activation, w: PackedMatrix, step: Step, accumulate: bool = False, outputs_only: bool = False) -> None:
         """out[l, n] (+)= sum_k w[n, k] x[l, k]."""
-        _check("matmul: out", out, np.float32, w.rows)
-        _check("matmul: x", x.codes, np.int8, w.cols)
         op = ffi.new("el_op *", {"kind": lib.EL_OP_LOOKUP if w.layout == "lookup" else lib.EL_OP_MATMUL})
-        args = op.args.matmul
-        args.out, args.out_cols, args.accumulate, args.outputs_only = _pointer("float *", out), w.rows, accumulate, outputs_only
-        _fill_matrix(args.w, w)
-        _fill_activation(args.x, x)
-        work = Work((w.rows, w.cols), w.scheme, weight_bytes=w.nbytes, per_token=w.rows * w.cols, outputs_only=outputs_only)
+        work = _fill_matmul(op.args.matmul, out, x, w, accumulate, outputs_only)
         self._emit(op, work, _parts(x, w), [out], step, _lookup_threads(x, w))
 
     def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:
@@ -520,6 +523,47 @@ class Recorder(_NativeOps):
         self._read += reads
         self._written += writes
         self.plan.append(op, work, reads, writes, max_threads)
+
+
+class Lut8Recorder(Recorder):
+    """The ablation lut8: one vector is looked up in tables that are rounded to 8 bits (csrc/lookup/lut8.h), and so the bits are others.
+
+    For measurements: no engine that `edgellm.load` makes records with it. `empty` gives memory (shape, dtype) for the tables.
+    """
+
+    def __init__(self, isa: str, empty: Callable[[tuple[int, ...], type], npt.NDArray[Any]]) -> None:
+        super().__init__(isa)
+        self._empty = empty
+        self._tables: dict[tuple[int, Scheme], _Arrays] = {}  # of the codes at that address, for matrices of that scheme
+        self._made: set[tuple[int, Scheme]] = set()  # since the codes were written
+
+    def matmul(self, out: F32, x: Activation, w: PackedMatrix, step: Step, accumulate: bool = False, outputs_only: bool = False) -> None:
+        """As `interface.Ops` has it, but for the rounding."""
+        if w.layout == "multiply-add":
+            super().matmul(out, x, w, step, accumulate, outputs_only)
+            return
+        if w.scheme.family == "int3" or x.group != BLOCK:
+            raise InvalidRequestError(f"lut8 takes codes of 2 or 4 bits and activations in groups of {BLOCK}, not {w.scheme} and {x.group}")
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_LUT8})
+        work = _fill_matmul(op.args.lut8.matmul, out, x, w, accumulate, outputs_only)
+        key = x.codes.ctypes.data, w.scheme
+        if key not in self._tables:
+            bits = 4 if w.scheme.family == "int4" else 2
+            self._tables[key] = [self._empty((w.cols // BLOCK, 128 * bits), np.uint8), self._empty((w.cols // BLOCK,), np.float32)]
+        tables, scales = self._tables[key]
+        op.args.lut8.tables, op.args.lut8.scales = _pointer("uint8_t *", tables), _pointer("float *", scales)
+        if key not in self._made:
+            rounding = ffi.new("el_op *", {"kind": lib.EL_OP_LUT8_TABLES, "args": op.args})
+            self._emit(rounding, Work(x.codes.shape[1:]), _parts(x), [tables, scales], step)
+            self._made.add(key)
+        self._emit(op, work, [*_parts(x, w), tables, scales], [out], step, _lookup_threads(x, w))
+
+    def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
+        """Quantizing makes no exact tables, and the rounded ones of what was quantized before are of the past."""
+        if op.kind in (lib.EL_OP_RMSNORM_QUANTIZE, lib.EL_OP_QUANTIZE, lib.EL_OP_SWIGLU_QUANTIZE):
+            getattr(op.args, _OP_NAMES[op.kind]).out.tables = [ffi.NULL] * len(TABLE_BYTES)
+            self._made -= {key for key in self._made if key[0] in {array.ctypes.data for array in writes}}
+        super()._emit(op, work, reads, writes, step, max_threads)
 
 
 class Eager(_NativeOps):

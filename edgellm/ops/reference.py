@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.formats.matrix import BLOCK
+from edgellm.formats.matrix import BLOCK, Scheme
 from edgellm.ops.interface import F32, I8, I32, I64, KEY_TILE, U8, Activation, CacheLayer, PackedMatrix, Partials, Step
 
 F64 = npt.NDArray[np.float64]
@@ -45,6 +45,21 @@ def lookup_tables(kind: str, codes: I8) -> U8:
     shift, up = (6, 32) if bits == 4 else (5, 3)
     low, high = (sums + up & (1 << shift) - 1) - (1 << shift - 1), sums + up >> shift
     return np.stack([low, high], axis=3).astype(np.int8).view(np.uint8).reshape(len(columns), -1)
+
+
+def rounded_tables(scheme: Scheme, codes: I8) -> tuple[I8, F32]:
+    """The tables of the ablation lut8 (csrc/lookup/lut8.h) of one vector's codes, int8 [K], for matrices of a scheme of 2 or 4 bits.
+
+    int8 [B, sum, index], the sums in the order of the halves of a tile's bytes, and float32 [B], what a step of a block's is worth.
+    """
+    bits = 4 if scheme.family == "int4" else 2
+    columns = codes.reshape(-1, bits, 2, 4 // bits, 4).astype(np.int32)
+    code = np.arange(16) >> bits * np.arange(4 // bits)[:, None] & (1 << bits) - 1
+    level = np.where(scheme.is_trits & (code == 3), 0, code - scheme.zero)  # no trit is 3
+    sums = np.einsum("buhkc,ki->buhci", columns, level).reshape(len(columns), 8 * bits, 16).astype(np.float32)
+    largest = np.abs(sums).max(axis=(1, 2))
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.rint(sums * inverse[:, None, None]).astype(np.int8), largest / np.float32(127)
 
 
 def rotated(x_LHE: F32, cos: F32, sin: F32, position: int) -> F64:

@@ -48,8 +48,8 @@ PREFILL_CHUNK = 128  # tokens that one replay takes
 class Engine:
     """A loaded model. One request at a time; a second thread's call is refused while one runs.
 
-    Made by `edgellm.load`. `make_ops` (isa, pool -> ops) runs NumPy's or eager ops in place of the recorded plan, for tests
-    and ablations; `plan` is None then.
+    Made by `edgellm.load`. For tests and ablations, `make_ops` (isa, pool -> ops) runs NumPy's or eager ops in place of the recorded
+    plan, and `plan` is None then; `make_recorder` (isa -> recorder) records another plan.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Engine:
         realtime: bool = False,
         check_finite: bool = False,
         make_ops: Callable[[str, native.Pool], CheckingOps] | None = None,
+        make_recorder: Callable[[str], native.Recorder] = native.Recorder,
         keep_exact_activations: bool = False,
     ) -> None:
         self.path = path
@@ -99,7 +100,10 @@ class Engine:
         self._step = Step()
         self.plan: native.Plan | None = None
         first = new_first() if check_finite else None
-        run = self._record(weights, first) if make_ops is None else self._forward(make_ops(self.isa, self._pool), weights, first)
+        if make_ops is None:
+            run = self._record(make_recorder(self.isa), weights, first)
+        else:
+            run = self._forward(make_ops(self.isa, self._pool), weights, first)
         self._replay = run if first is None else self._refusing(run, first)
         self._ids = np.zeros(self.context, np.int32)  # of the tokens in the cache, of which there are so many:
         self._cached = 0
@@ -134,8 +138,7 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _record(self, weights: DecoderWeights, first: I64 | None) -> Callable[[], None]:
-        recorder = native.Recorder(self.isa)
+    def _record(self, recorder: native.Recorder, weights: DecoderWeights, first: I64 | None) -> Callable[[], None]:
         self._forward(recorder, weights, first)()
         self.plan = recorder.plan
         bound = recorder.plan.bind(self._pool, self._step)
