@@ -23,8 +23,9 @@ static void round_tables(const el_lut8 *a, int64_t block)
     float most = v_hmax(largest);
     v16 inverse = v_set1(most > 0.0f ? 127.0f / most : 0.0f);
     a->scales[block] = a->matmul.x.scales[block] * (most / 127.0f);
-    for (int t = 0; t < tables; t++)
-        v_store_i8((int8_t *)a->tables + (block * tables + t) * EL_TILE, v_rint(v_mul(sums[t], inverse)));
+    for (int t = 0; t < tables; t += 2)
+        v_store_i8((int8_t *)a->tables + (block * tables + t) * EL_TILE, v_rint(v_mul(sums[t], inverse)),
+                   v_rint(v_mul(sums[t + 1], inverse)));
 }
 
 void EL_KERNEL(el_lut8_tables)(const el_args *args, const el_step *step, el_team team)

@@ -74,11 +74,15 @@ static inline __m256 v_pow2_half(__m256 a)
 
 static inline v16 v_pow2(v16 a) { return (v16){v_pow2_half(a.lo), v_pow2_half(a.hi)}; }
 
-static inline int32_t v_store_i8(int8_t *p, v16 a)
+static inline int32_t v_store_i8(int8_t *p, v16 a, v16 b)
 {
-    __m256i lo = _mm256_cvtps_epi32(a.lo), hi = _mm256_cvtps_epi32(a.hi), sum = _mm256_add_epi32(lo, hi);
-    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);
-    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+    __m256i lo = _mm256_cvtps_epi32(a.lo), hi = _mm256_cvtps_epi32(a.hi), words = _mm256_packs_epi32(lo, hi);
+    __m256i sum = _mm256_add_epi32(lo, hi);
+    lo = _mm256_cvtps_epi32(b.lo), hi = _mm256_cvtps_epi32(b.hi);
+    sum = _mm256_add_epi32(sum, _mm256_add_epi32(lo, hi));
+    __m256i bytes = _mm256_packs_epi16(words, _mm256_packs_epi32(lo, hi)); /* in fours, of either half in turn */
+    __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256((__m256i *)p, _mm256_permutevar8x32_epi32(bytes, order));
     __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));

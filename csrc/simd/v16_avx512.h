@@ -30,11 +30,12 @@ static inline v16 v_pow2(v16 a)
     return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
 }
 
-static inline int32_t v_store_i8(int8_t *p, v16 a)
+static inline int32_t v_store_i8(int8_t *p, v16 a, v16 b)
 {
-    __m512i integers = _mm512_cvtps_epi32(a);
-    _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(integers));
-    return _mm512_reduce_add_epi32(integers);
+    __m512i first = _mm512_cvtps_epi32(a), second = _mm512_cvtps_epi32(b);
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(first));
+    _mm_storeu_si128((__m128i *)(p + 16), _mm512_cvtsepi32_epi8(second));
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
 }
 
 static inline void v_store_f16(uint16_t *p, v16 a)

@@ -63,13 +63,21 @@ static inline v16 v_pow2(v16 a)
     V_MAP(vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(a.val[i]), bias), 23)));
 }
 
-static inline int32_t v_store_i8(int8_t *p, v16 a)
+/* The lanes, integral, as integers, each added to *sum. */
+static inline int8x16_t v_to_i8(v16 a, int32x4_t *sum)
 {
-    int32x4_t part[4], sum = vdupq_n_s32(0);
-    V_EACH sum = vaddq_s32(sum, part[i] = vcvtq_s32_f32(a.val[i]));
+    int32x4_t part[4];
+    V_EACH *sum = vaddq_s32(*sum, part[i] = vcvtq_s32_f32(a.val[i]));
     int16x8_t low = vcombine_s16(vmovn_s32(part[0]), vmovn_s32(part[1]));
     int16x8_t high = vcombine_s16(vmovn_s32(part[2]), vmovn_s32(part[3]));
-    vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+    return vcombine_s8(vmovn_s16(low), vmovn_s16(high));
+}
+
+static inline int32_t v_store_i8(int8_t *p, v16 a, v16 b)
+{
+    int32x4_t sum = vdupq_n_s32(0);
+    vst1q_s8(p, v_to_i8(a, &sum));
+    vst1q_s8(p + 16, v_to_i8(b, &sum));
     return vaddvq_s32(sum);
 }
 

@@ -42,11 +42,12 @@ static inline v16 v_pow2(v16 a)
     return r;
 }
 
-/* Stores the lanes, integral and in -127..127, as int8 and gives their sum. */
-static inline int32_t v_store_i8(int8_t *p, v16 a)
+/* Stores the lanes of a, then b, integral and in -127..127, as int8 and gives their sum. */
+static inline int32_t v_store_i8(int8_t *p, v16 a, v16 b)
 {
     int32_t sum = 0;
     V_EACH sum += p[i] = (int8_t)(int32_t)a.lane[i];
+    V_EACH sum += p[i + 16] = (int8_t)(int32_t)b.lane[i];
     return sum;
 }
 

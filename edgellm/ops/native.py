@@ -407,7 +407,7 @@ class _NativeOps:
         self._emit(op, Work(x.shape[1:], outputs_only=outputs_only), [x, weight], _parts(out), step)
 
     def quantize(self, out: Activation, x: F32, step: Step) -> None:
-        """out = x in int8, per group of 32."""
+        """out = x in int8, in out's groups: 32 columns or all."""
         _check("quantize: x", x, np.float32, out.codes.shape[1])
         op = ffi.new("el_op *", {"kind": lib.EL_OP_QUANTIZE})
         op.args.quantize.x = _pointer("float *", x)

@@ -88,11 +88,15 @@ class Reference:
         quantize_rows(out, wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + eps) * weight)
 
     def quantize(self, out: Activation, x: F32, step: Step) -> None:
-        """out = x in int8, per group of 32."""
+        """out = x in int8, in out's groups: 32 columns or all."""
         quantize_rows(out, x[: step.n_tokens].astype(np.float64))
 
     def matmul(self, out: F32, x: Activation, w: PackedMatrix, step: Step, accumulate: bool = False, outputs_only: bool = False) -> None:
-        """out[l, n] (+)= sum_k w[n, k] x[l, k]."""
+        """out[l, n] (+)= sum_k w[n, k] x[l, k].
+
+        In integers, of a group of weights g and the blocks b of 32 columns in it: scale[n, g] * sum_b x_scale[l, b] * isum[n, l, b], where
+        isum is sum_k code[n, k] * x_code[l, k]; where a token's activations share a scale, scale[n, g] * x_scale[l] * sum_b isum[n, l, b].
+        """
         length = step.n_outputs if outputs_only else step.n_tokens
         if x.exact is not None and not self.quantize_activations:
             vectors = x.exact[:length].astype(np.float64)

@@ -19,7 +19,6 @@ from edgellm.errors import (
     InvalidRequestError,
     ModelFileError,
     NonFiniteError,
-    UnsupportedModelError,
 )
 from edgellm.formats import open_checkpoint
 from edgellm.formats.fetch import resolve_model
@@ -91,8 +90,6 @@ class Engine:
         room = -(-self.context // KEY_TILE) * KEY_TILE
         cache, cache_arena = new_cache(self.config, room, np.float16 if kv_dtype == "f16" else np.float32)
         per_token = checkpoint.activations == "int8-token"
-        if per_token and make_ops is None:
-            raise UnsupportedModelError(f"{path}: activations with one scale a token are run by NumPy's ops only; quantize it with g32")
         state, state_arena = new_state(self.config, cache, min(prefill_chunk, self.context), room, per_token, keep_exact_activations)
         self._state, lookup_arena = with_lookup_room(state, weights, self.threads)
         arenas = {"weights": weights_arena, "kv_cache": cache_arena, "workspace": state_arena, "lookup": lookup_arena}

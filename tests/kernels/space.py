@@ -80,16 +80,16 @@ class Space:
         self._inputs += [(part, part.tobytes()) for part in (packed.codes, packed.scales)]
         return packed
 
-    def activation_output(self, rows: int, cols: int, tables: bool = False) -> Activation:
+    def activation_output(self, rows: int, cols: int, *, per_token: bool = False, tables: bool = False) -> Activation:
         """Room for quantized rows, and where wanted for every table; the reference also leaves them unquantized in `exact`."""
-        groups = cols // BLOCK
+        blocks = cols // BLOCK
         return Activation(
             codes=self.output(rows, cols, dtype=np.int8),
-            scales=self.output(rows, groups),
-            offsets=self.output(rows, groups, dtype=np.int32),
-            scaled_sums=self.output(rows, groups),
+            scales=self.output(rows, 1 if per_token else blocks),
+            offsets=self.output(rows, blocks, dtype=np.int32),
+            scaled_sums=self.output(rows, blocks),
             exact=np.zeros((rows + SPARE_ROWS, cols), np.float32),
-            lookup=self.lookup_room(groups) if tables else None,
+            lookup=self.lookup_room(blocks) if tables else None,
         )
 
     def lookup_room(self, blocks: int) -> LookupRoom:

@@ -32,20 +32,22 @@ class Tables:
     """Those that quantizing x makes, of its first row."""
 
     x: F32
+    per_token: bool
 
     def run(self, ops: Ops, space: Space) -> Results:
-        out = space.activation_output(len(self.x), self.x.shape[1], tables=True)
+        out = space.activation_output(*self.x.shape, per_token=self.per_token, tables=True)
         ops.quantize(out, space.input(self.x), step(0, len(self.x)))
         assert out.lookup
         return {"codes": out.codes[:1].copy(), **out.lookup.tables}
 
 
+@pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize("length", [1, 3])
 @pytest.mark.parametrize("cols", [32, 96, 576])
-def test_tables_are_the_reference(isa: str, cols: int, length: int) -> None:
+def test_tables_are_the_reference(isa: str, cols: int, length: int, per_token: bool) -> None:
     rng = np.random.default_rng([cols, length])
     for x in (normal(rng, length, cols), rng.choice((-1, 1), (length, cols)).astype(np.float32)):
-        got = native_results(Tables(x), isa, threads=2)
+        got = native_results(Tables(x, per_token), isa, threads=2)
         for kind in TABLE_BYTES:
             np.testing.assert_array_equal(got[kind], lookup_tables(kind, got["codes"][0]), err_msg=kind)
 

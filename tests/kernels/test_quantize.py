@@ -19,7 +19,9 @@ from tests.kernels.calls import Call, Results, assert_same_bits, assert_within, 
 from tests.kernels.data import F32, NASTY, normal, sprinkled
 from tests.kernels.space import Space
 
-COLS = [32, 64, 96, 160, 576, 1536]
+COLS = [32, 64, 96, 160, 512, 544, 576, 1536]  # 512: as many blocks as are handled at once
+
+per_token_or_block = pytest.mark.parametrize("per_token", [False, True], ids=["block", "token"])
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,10 @@ class Quantize:
     """out = x in int8."""
 
     x: F32
+    per_token: bool = False
 
     def run(self, ops: Ops, space: Space) -> Results:
-        out = space.activation_output(*self.x.shape)
+        out = space.activation_output(*self.x.shape, per_token=self.per_token)
         ops.quantize(out, space.input(self.x), step(0, len(self.x)))
         return written(out) | {"exact": out.exact[:-1] if out.exact is not None else self.x}
 
@@ -42,11 +45,12 @@ class Norm:
     weight: F32
     eps: float = 1e-5
     n_outputs: int | None = None
+    per_token: bool = False
 
     def run(self, ops: Ops, space: Space) -> Results:
         length, cols = self.x.shape
         rows = length if self.n_outputs is None else self.n_outputs
-        out = space.activation_output(rows, cols)
+        out = space.activation_output(rows, cols, per_token=self.per_token)
         at = step(0, length, rows)
         ops.rmsnorm_quantize(out, space.input(self.x), space.input(self.weight), self.eps, at, outputs_only=self.n_outputs is not None)
         assert out.exact is not None
@@ -59,9 +63,10 @@ class Swiglu:
 
     gate: F32
     up: F32
+    per_token: bool = False
 
     def run(self, ops: Ops, space: Space) -> Results:
-        out = space.activation_output(*self.gate.shape)
+        out = space.activation_output(*self.gate.shape, per_token=self.per_token)
         ops.swiglu_quantize(out, space.input(self.gate), space.input(self.up), step(0, len(self.gate)))
         assert out.exact is not None
         return written(out) | {"exact": out.exact[:-1]}
@@ -74,14 +79,15 @@ def assert_codes_mean(call: Call, exact: npt.NDArray[np.float64], got: Results, 
     127 times as much, and half a step where it is rounded to an integer.
     """
     length, cols = exact.shape
-    groups = (length, cols // BLOCK, BLOCK)
+    count = got["scales"].shape[1]
+    groups = (length, count, cols // count)
     largest = np.abs(exact).reshape(groups).max(axis=2)
     far = off.reshape(groups).max(axis=2)
     assert_within(call, "scales", largest / 127, got["scales"], far / 127 + bounds.gamma(2) * largest / 127 + bounds.TINY)
-    scales = np.repeat(got["scales"].astype(np.float64), BLOCK, axis=1)
+    scales = np.repeat(got["scales"].astype(np.float64), cols // count, axis=1)
     half_step = scales * (0.5 + 127 * bounds.gamma(4)) + off + np.where(scales < 1e-32, 1e-30, 0)
     assert_within(call, "scale * code", exact, scales * got["codes"], half_step)
-    sums = got["codes"].reshape(groups).sum(axis=2, dtype=np.int32)
+    sums = got["codes"].reshape(length, cols // BLOCK, BLOCK).sum(axis=2, dtype=np.int32)
     assert_same_bits(call, {"offsets": -8 * sums, "scaled_sums": got["scales"] * sums.astype(np.float32)}, got)
 
 
@@ -99,46 +105,54 @@ def check(
     assert_codes_mean(call, exact, got, (relative + bounds.U) * np.abs(exact) + (0 if absolute is None else absolute))
 
 
-def random_norm(cols: int, length: int, n_outputs: int | None = None) -> Norm:
+def random_quantize(cols: int, length: int, per_token: bool = False) -> Quantize:
+    return Quantize(normal(np.random.default_rng([cols, length]), length, cols), per_token)
+
+
+def random_norm(cols: int, length: int, per_token: bool = False, n_outputs: int | None = None) -> Norm:
     rng = np.random.default_rng([cols, length])
-    return Norm(normal(rng, length, cols, size=3), normal(rng, cols), n_outputs=n_outputs)
+    return Norm(normal(rng, length, cols, size=3), normal(rng, cols), n_outputs=n_outputs, per_token=per_token)
 
 
-def random_swiglu(cols: int, length: int, size: float = 4) -> Swiglu:
+def random_swiglu(cols: int, length: int, per_token: bool = False, size: float = 4) -> Swiglu:
     rng = np.random.default_rng([cols, length])
-    return Swiglu(normal(rng, length, cols, size=size), normal(rng, length, cols))
+    return Swiglu(normal(rng, length, cols, size=size), normal(rng, length, cols), per_token)
 
 
+@per_token_or_block
 @pytest.mark.parametrize("cols", COLS)
-def test_quantize(isa: str, cols: int) -> None:
+def test_quantize(isa: str, cols: int, per_token: bool) -> None:
     for length in (1, 2, 3, 17, 129):
-        check(Quantize(normal(np.random.default_rng([cols, length]), length, cols)), isa, relative=0)
+        check(random_quantize(cols, length, per_token), isa, relative=0)
 
 
-def test_quantize_is_the_reference_bit_for_bit(isa: str) -> None:
+@per_token_or_block
+def test_quantize_is_the_reference_bit_for_bit(isa: str, per_token: bool) -> None:
     """No sum is involved, so NumPy's float32 gives the very same codes and scales."""
-    call = Quantize(normal(np.random.default_rng(0), 9, 576))
+    call = random_quantize(576, 9, per_token)
     assert_same_bits(call, bits(reference_results(call)), native_results(call, isa))
 
 
+@per_token_or_block
 @pytest.mark.parametrize("cols", COLS)
-def test_rmsnorm(isa: str, cols: int) -> None:
+def test_rmsnorm(isa: str, cols: int, per_token: bool) -> None:
     for length in (1, 2, 3, 17, 129):
-        check(random_norm(cols, length), isa, bounds.norm(cols))
+        check(random_norm(cols, length, per_token), isa, bounds.norm(cols))
 
 
 @pytest.mark.parametrize("n_outputs", [0, 1, 3, 7])
 def test_rmsnorm_of_the_last_rows_only(isa: str, n_outputs: int) -> None:
-    call = random_norm(576, 7, n_outputs)
+    call = random_norm(576, 7, n_outputs=n_outputs)
     check(call, isa, bounds.norm(576))
     last = Norm(call.x[7 - n_outputs :], call.weight)
     assert_same_bits(call, bits(native_results(last, isa)), native_results(call, isa))
 
 
+@per_token_or_block
 @pytest.mark.parametrize("cols", COLS)
-def test_swiglu(isa: str, cols: int) -> None:
+def test_swiglu(isa: str, cols: int, per_token: bool) -> None:
     for length in (1, 2, 3, 17, 129):
-        check(random_swiglu(cols, length), isa, bounds.swiglu())
+        check(random_swiglu(cols, length, per_token), isa, bounds.swiglu())
 
 
 def test_swiglu_beyond_the_limits_of_exp(isa: str) -> None:
@@ -148,20 +162,25 @@ def test_swiglu_beyond_the_limits_of_exp(isa: str) -> None:
         check(call, isa, bounds.swiglu(), absolute=beyond)
 
 
+@per_token_or_block
 @pytest.mark.parametrize("threads", [2, 3, 5])
 @pytest.mark.parametrize("length", [1, 4, 7])
-def test_threads_change_no_bit(isa: str, threads: int, length: int) -> None:
-    for call in (Quantize(normal(np.random.default_rng(length), length, 160)), random_norm(160, length), random_swiglu(160, length)):
+def test_threads_change_no_bit(isa: str, threads: int, length: int, per_token: bool) -> None:
+    for make in (random_quantize, random_norm, random_swiglu):
+        call = make(160, length, per_token)
         assert_same_bits(call, bits(native_results(call, "scalar")), native_results(call, isa, threads))
 
 
+@per_token_or_block
 @pytest.mark.parametrize("shift", [1, 2, 3, 5, 8])
-def test_buffers_need_no_more_than_their_elements_alignment(isa: str, shift: int) -> None:
-    for call in (Quantize(normal(np.random.default_rng(shift), 3, 96)), random_norm(96, 3), random_swiglu(96, 3)):
+def test_buffers_need_no_more_than_their_elements_alignment(isa: str, shift: int, per_token: bool) -> None:
+    for make in (random_quantize, random_norm, random_swiglu):
+        call = make(96, 3, per_token)
         assert_same_bits(call, bits(native_results(call, "scalar")), native_results(call, isa, shift=shift))
 
 
-def test_nasty_floats_give_the_same_bits(isa: str) -> None:
+@per_token_or_block
+def test_nasty_floats_give_the_same_bits(isa: str, per_token: bool) -> None:
     """Infinities, NaN, zeros of both signs and subnormals, alone in a group, everywhere in it, and mixed."""
     rng = np.random.default_rng(13)
     rows = [np.full(64, value, np.float32) for value in NASTY]
@@ -172,21 +191,22 @@ def test_nasty_floats_give_the_same_bits(isa: str) -> None:
             rows.append(row)
     x = np.stack([*rows, *sprinkled(rng, 40, 64)])
     for call in (
-        Quantize(x),
-        Norm(x, normal(rng, 64)),
-        Norm(x, sprinkled(rng, 64)),
-        Swiglu(x, x[::-1].copy()),
-        Swiglu(x, normal(rng, *x.shape)),
+        Quantize(x, per_token),
+        Norm(x, normal(rng, 64), per_token=per_token),
+        Norm(x, sprinkled(rng, 64), per_token=per_token),
+        Swiglu(x, x[::-1].copy(), per_token),
+        Swiglu(x, normal(rng, *x.shape), per_token),
     ):
         assert_same_bits(call, bits(native_results(call, "scalar")), native_results(call, isa))
 
 
+@per_token_or_block
 @pytest.mark.parametrize("largest", [0.0, 1e-45, 1e-38, 9e-31, 1.1e-30, 1e-20, 1e20, 3.4e38])
-def test_a_group_of_any_size_keeps_its_meaning(isa: str, largest: float) -> None:
+def test_a_group_of_any_size_keeps_its_meaning(isa: str, largest: float, per_token: bool) -> None:
     """Tiny groups become zeros, which is within 1e-30 of them; none overflows."""
     x = np.linspace(-1, 1, 96, dtype=np.float32).reshape(1, 96) * np.float32(largest)
     with np.errstate(over="ignore", under="ignore"):
-        check(Quantize(x), isa, relative=0)
+        check(Quantize(x, per_token), isa, relative=0)
 
 
 @pytest.mark.parametrize("largest", [0.0, 1e-45, 1e-38, 9e-31])
@@ -205,7 +225,7 @@ def test_ties_round_to_even(isa: str) -> None:
 
 @pytest.mark.parametrize("isa_under_test", native.isas_available()[1:])
 @settings(deadline=None, derandomize=True, max_examples=200)
-@given(x=arrays.arrays(np.float32, (2, 64), elements=st.floats(width=32)))
-def test_any_floats_give_the_same_bits(isa_under_test: str, x: F32) -> None:
-    for call in (Quantize(x), Norm(x, x[1]), Swiglu(x, x[::-1].copy())):
+@given(x=arrays.arrays(np.float32, (2, 64), elements=st.floats(width=32)), per_token=st.booleans())
+def test_any_floats_give_the_same_bits(isa_under_test: str, x: F32, per_token: bool) -> None:
+    for call in (Quantize(x, per_token), Norm(x, x[1], per_token=per_token), Swiglu(x, x[::-1].copy(), per_token)):
         assert_same_bits(call, bits(native_results(call, "scalar")), native_results(call, isa_under_test))

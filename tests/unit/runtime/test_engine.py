@@ -20,7 +20,6 @@ from edgellm.errors import (
     InvalidRequestError,
     ModelFileError,
     NativeError,
-    UnsupportedModelError,
 )
 from edgellm.formats.tmac2 import write_tmac2
 from edgellm.ops import native
@@ -129,14 +128,40 @@ def test_numpy_agrees(synthetic_model: Path) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=steps_of_int8(expected))
 
 
-def test_activations_with_one_scale_a_token(tokenizer_json: str, tmp_path: Path) -> None:
-    path = tmp_path / "m.tmac2.bin"
+@pytest.fixture(scope="module")
+def scaled_by_token(tokenizer_json: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic model, its activations with one scale a token."""
+    path = tmp_path_factory.mktemp("model") / "token.tmac2.bin"
     write_tmac2(path, replace(checkpoint(tokenizer_json), activations="int8-token"))
-    engine = Engine(path, threads=1, make_ops=lambda isa, pool: Reference())
-    engine.prefill(PROMPT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def by_scalar(scaled_by_token: Path) -> tuple[list[int], npt.NDArray[np.float32]]:
+    """What follows PROMPT, and the logits of PROMPT, by scalar C, one thread, one step."""
+    engine = edgellm.load(scaled_by_token, threads=1, isa="scalar")
+    return [token.id for token in engine.generate(PROMPT, max_tokens=12)], engine.logits(PROMPT)
+
+
+@pytest.mark.usefixtures("emulation")
+@pytest.mark.parametrize("layout", ["multiply-add", "lookup"])
+@pytest.mark.parametrize(("threads", "chunk"), [(1, 64), (2, 7), (3, 1), (3, 16)])
+def test_one_scale_a_token_gives_the_same_text_and_bits_however_it_runs(
+    isa: str, threads: int, chunk: int, layout: Any, by_scalar: tuple[list[int], npt.NDArray[np.float32]], scaled_by_token: Path
+) -> None:
+    ids, logits = by_scalar
+    engine = edgellm.load(scaled_by_token, threads=threads, isa=isa, prefill_chunk=chunk, layout=layout)
+    assert [token.id for token in engine.generate(PROMPT, max_tokens=12)] == ids
+    np.testing.assert_array_equal(engine.logits(PROMPT), logits)
+
+
+def test_numpy_agrees_on_one_scale_a_token(scaled_by_token: Path, synthetic_model: Path) -> None:
+    engine = Engine(scaled_by_token, threads=1, make_ops=lambda isa, pool: Reference())
+    expected = engine.logits(PROMPT)
     assert engine._state.normed_LD.scales.shape == (PREFILL_CHUNK, 1)
-    with pytest.raises(UnsupportedModelError, match="activations with one scale a token are run by NumPy's ops only"):
-        edgellm.load(path)
+    got = edgellm.load(scaled_by_token, threads=1).logits(PROMPT)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=steps_of_int8(expected))
+    assert not np.array_equal(got, edgellm.load(synthetic_model, threads=1).logits(PROMPT))
 
 
 @pytest.mark.parametrize("in_numpy", OPS)
