@@ -83,20 +83,20 @@ def matmul(
 ) -> KernelBench:
     """Quantized activations [L, cols] times matrices [rows, cols] in a layout.
 
-    sharing: if not 0, so many matrices at a time are multiplied with vectors that were quantized for them, and tabulated where they are
-    looked up: what quantizing takes is then in the time. pool: what runs it, of setting.threads; if not given, the bench has its own.
+    sharing: if not 0, so many matrices at a time are multiplied with vectors that were normed for them, and tabulated where they are
+    looked up: what that takes is then in the time. pool: what runs it, of setting.threads; if not given, the bench has its own.
     """
     tile = _random_tile(scheme, cols, layout)
     room = new_lookup_room(Arena(lookup_room_bytes(cols, [tile], setting.threads)), cols, [tile], setting.threads)
     x, out = _activation(setting.n_tokens, cols, room), _normal(setting.n_tokens, rows)
-    source, numbers = _normal(setting.n_tokens, cols), count()
+    source, ones, numbers = _normal(setting.n_tokens, cols), np.ones(cols, np.float32), count()
     parts = packed_bytes(scheme, rows, cols)
     copies = max(1, working_set // sum(parts))
     arena = Arena(copies * sum(map(aligned, parts)), huge_pages=True)
 
     def call(ops: Ops, step: Step) -> None:
         if sharing and next(numbers) % sharing == 0:
-            ops.quantize(x, source, step)
+            ops.rmsnorm_quantize(x, source, ones, 1e-5, step)
         codes, scales = arena.empty((parts[0],), np.uint8), arena.empty((parts[1] // 2,), np.float16)
         codes[:], scales[:] = np.resize(tile.codes, codes.shape), np.resize(tile.scales, scales.shape)
         ops.matmul(out, x, PackedMatrix(scheme, rows, cols, codes, scales, layout), step)

@@ -1,7 +1,7 @@
 """Times the kernels that a model's matrices could be run by, and keeps what is faster on this machine: `edgellm tune`.
 
-A kind of matrix is timed as decoding runs it: one vector is quantized (and tabulated, where sums are looked up) for as many matrices as
-share it in the model, and each matrix comes from memory. The layouts take turns, the default twice in each round. How the default's two
+A kind of matrix is timed as decoding runs it: one vector is normed (and tabulated, where sums are looked up) for as many matrices as share
+it in the model, and each matrix comes from memory. The layouts take turns, the default twice in each round. How the default's two
 times differ says what this machine resolves at the moment, and what is faster by no more than that does not take its place.
 """
 

@@ -15,7 +15,6 @@ from edgellm.ops.interface import LAYOUTS, Layout
 from edgellm.runtime.tuning import MatrixKind, matrix_kinds, tuned_layouts
 
 LOOKUP_IS_FASTER: dict[str, frozenset[str]] = {
-    "avx2": frozenset({"int3", "int2", "ternary", "tritplanes3"}),  # measured
     "neon": frozenset({"int3"}),  # by at least a tenth fewer instructions, counted emulated: no time is known
 }
 """Instruction set -> the families of schemes whose sums it looks up in less time than it multiplies and adds them."""

@@ -28,14 +28,14 @@ def test_matrices_fill_the_working_set(isa: str, scheme: str, rows: int) -> None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_vectors_are_quantized_for_so_many_matrices_and_only_those_are_counted(layout: Layout) -> None:
+def test_vectors_are_normed_for_so_many_matrices_and_only_those_are_counted(layout: Layout) -> None:
     scheme = Scheme.parse("ternary-g64")
     size = sum(packed_bytes(scheme, 48, 96))
     bench = microbench.matmul(Setting("scalar"), scheme, 48, 96, layout, working_set=5 * size, sharing=2, pool=native.Pool(1))
     bench.run()
     assert bench.kernel == {"multiply-add": "el_matmul__scalar", "lookup": "el_lookup__scalar"}[layout]
     assert (bench.calls, bench.streamed_bytes) == (5, 5 * size)
-    assert [op.name for op in bench._plan.ops].count("quantize") == 3
+    assert [op.name for op in bench._plan.ops].count("rmsnorm_quantize") == 3
 
 
 def test_a_matrix_larger_than_the_working_set_is_taken_once(isa: str) -> None:
