@@ -288,14 +288,12 @@ class Engine:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        if not self._busy.acquire(blocking=False):
+        if self._busy.locked():
             raise InvalidRequestError("the engine is busy with another thread's request; use one engine per thread, or wait")
-        try:
+        with self._busy:  # between taking it and being sure to give it back no Ctrl-C can come
             if self.closed:
                 raise InvalidRequestError("the engine is closed; load the model again")
             yield
-        finally:
-            self._busy.release()
 
 
 def load(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import PCG64
 
 from edgellm.errors import EdgeLLMError, InvalidRequestError
 
@@ -57,7 +58,7 @@ class Sampler:
     def __init__(self, params: SamplingParams, vocab_size: int) -> None:
         self._params = params
         self._vocab_size = vocab_size
-        self._bits = np.random.PCG64(params.seed)
+        self._bits = PCG64(params.seed)
 
     def sample(self, logits: F32, history: Sequence[int] | I64 = ()) -> int:
         """The next token's id; among equals the lowest id comes first.

@@ -54,6 +54,20 @@ def interrupt(model: Path) -> None:
     np.testing.assert_array_equal(engine.prefill(PROMPT), expected)
 
 
+def interrupt_decoding(model: Path) -> None:
+    """Ctrl-C at many moments of generations; after each the cache holds the tokens that it says, and the engine goes on from them."""
+    engine, witness = edgellm.load(model, threads=2), edgellm.load(model, threads=1)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    for press in range(60):
+        with suppress(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.001 + press * 0.0001)
+            while True:  # so that the signal can't come too late
+                for _ in engine.generate(PROMPT[press : press + 5], max_tokens=40):
+                    pass
+        ids = [*engine.cached_tokens, 3]
+        np.testing.assert_array_equal(engine.prefill(ids), witness.logits(ids)[-1])
+
+
 def fork(model: Path) -> None:
     """A loaded engine works on in a child, from the cache that its parent filled, and in the parent."""
     engine = edgellm.load(model, threads=2)
@@ -136,6 +150,10 @@ def real_time_refused(model: Path) -> None:
     with warnings.catch_warnings(record=True) as refused:
         edgellm.load(model, threads=1, lock_memory=True)
     assert [str(warning.message) for warning in refused] == [memory]
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+    with warnings.catch_warnings(record=True) as refused:
+        edgellm.load(model, threads=1, lock_memory=True)
+    assert ["can't be locked in memory (Operation not permitted; the limit is 0.0 MiB)" in str(w.message) for w in refused] == [True]
 
 
 if __name__ == "__main__":

@@ -297,7 +297,7 @@ def test_a_failure_in_a_step_leaves_the_engine_usable(engine: Engine, monkeypatc
     np.testing.assert_array_equal(engine.prefill(PROMPT), expected)
 
 
-@pytest.mark.parametrize("program", [programs.interrupt.__name__, programs.fork.__name__])
+@pytest.mark.parametrize("program", [programs.interrupt.__name__, programs.interrupt_decoding.__name__, programs.fork.__name__])
 def test_in_a_process_of_its_own(program: str, run_program: Callable[[str], None]) -> None:
     run_program(program)
 
