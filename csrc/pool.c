@@ -208,10 +208,10 @@ static void *work(void *argument)
         }
         if (!pool->function)
             return NULL;
-        int64_t begin = pool->watched ? off_processor_ns() : 0;
+        int64_t off_before = pool->watched ? off_processor_ns() : 0;
         pool->function(pool->context, (el_team){thread, pool->team});
         if (pool->watched)
-            add(&pool->missed_ns, off_processor_ns() - begin);
+            add(&pool->missed_ns, off_processor_ns() - off_before);
         arrive(pool);
     }
 }
@@ -336,6 +336,8 @@ static void grow(el_pool *pool)
 static void adapt(el_pool *pool, int64_t run_ns)
 {
     int64_t waited = take(&pool->waited_ns), missed = take(&pool->missed_ns) - take(&pool->slept_ns);
+    if (run_ns <= 0) /* shorter than the clock can tell */
+        return;
     int too_many = pool->watched ? (int)((missed + run_ns * 3 / 4) / run_ns) : 0;
     pool->watched = waited > run_ns / 4;
     if (too_many > 0) {
@@ -368,14 +370,14 @@ int el_pool_run(el_pool *pool, el_team_function function, void *context)
     if (restart_after_fork(pool))
         return -1;
     pthread_mutex_lock(&pool->callers);
-    int64_t begin_ns = el_now_ns(), begin = pool->watched ? off_processor_ns() : 0;
+    int64_t begin = el_now_ns(), off_before = pool->watched ? off_processor_ns() : 0;
     start_run(pool, pool->team, function, context);
     function(context, (el_team){0, pool->team});
     el_pool_barrier(pool);
     if (pool->watched)
-        add(&pool->missed_ns, off_processor_ns() - begin);
+        add(&pool->missed_ns, off_processor_ns() - off_before);
     if (pool->may_shrink)
-        adapt(pool, el_now_ns() - begin_ns);
+        adapt(pool, el_now_ns() - begin);
     pthread_mutex_unlock(&pool->callers);
     return 0;
 }

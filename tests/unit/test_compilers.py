@@ -12,8 +12,8 @@ from csrc.build_native import CSRC, FLAGS, csrc_files
 
 ARM_HEADERS = Path("/usr/aarch64-linux-gnu/include")  # where Debian's libc6-dev-arm64-cross puts them
 COMMANDS = {
-    "gcc": ("gcc",),
-    "clang": ("clang",),
+    "gcc": ("gcc", "-Wshadow=local"),
+    "clang": ("clang", "-Wshadow"),
     "clang for ARM": ("clang", "--target=aarch64-linux-gnu", f"-I{ARM_HEADERS}"),
 }
 
