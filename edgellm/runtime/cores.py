@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from edgellm.errors import EdgeLLMWarning, NativeError
@@ -16,9 +17,35 @@ from edgellm.ops.native import MAX_THREADS
 
 SYS, PROC = Path("/sys"), Path("/proc")
 
+_processors: set[int] = set()  # while real time has the loading thread on one of them, which all that it starts inherits; empty otherwise
+
+
+def set_processors(affinity: Collection[int]) -> None:
+    """`processors` are these from now on; if there are none of these, what the system says, as at first."""
+    _processors.clear()
+    _processors.update(affinity)
+
+
+@contextmanager
+def everywhere() -> Iterator[None]:
+    """Let the calling thread, and so the threads that it starts, run on all `processors` within, though real time binds it to one."""
+    if not _processors:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
 
 def processors() -> list[int]:
-    """The processors that the calling thread may run on, in order. NativeError: its affinity leaves it none."""
+    """The processors that the calling thread may run on, in order; in real time, that it might run on before. NativeError: its affinity
+    leaves it none.
+    """
+    if _processors:
+        return sorted(_processors)
     if not hasattr(os, "sched_getaffinity"):
         return list(range(os.cpu_count() or 1))
     allowed = sorted(os.sched_getaffinity(0))
@@ -84,3 +111,14 @@ def _read(path: Path) -> str | None:
         return path.read_text().strip()
     except OSError:
         return None
+
+
+def _unbind() -> None:
+    """In a forked child, which inherits the core but no engine that needs it."""
+    if _processors:
+        with suppress(OSError):  # processors may have been taken from the process since
+            os.sched_setaffinity(0, _processors)
+        set_processors(())
+
+
+os.register_at_fork(after_in_child=_unbind)

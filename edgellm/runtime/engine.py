@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -28,13 +29,13 @@ from edgellm.model.decoder import DecoderWeights, forward, op_names
 from edgellm.ops import native
 from edgellm.ops.checked import Checked, Finding, finding, forget
 from edgellm.ops.interface import I64, KEY_TILE, CheckingOps, Layout, Ops, Step
-from edgellm.runtime.cores import default_threads, warn_of_too_many
+from edgellm.runtime.cores import default_threads, everywhere, warn_of_too_many
 from edgellm.runtime.generate import Generation, generate
 from edgellm.runtime.kernels import choose_layouts
 from edgellm.runtime.realtime import lock, real_time
 from edgellm.runtime.sampling import SamplingParams
 from edgellm.runtime.weights import load_weights
-from edgellm.runtime.workspace import new_cache, new_first, new_state, with_lookup_room
+from edgellm.runtime.workspace import Arena, new_cache, new_first, new_state, with_lookup_room
 from edgellm.text.tokenizer import Tokenizer
 
 F32 = npt.NDArray[np.float32]
@@ -71,29 +72,14 @@ class Engine:
         self.path = path
         self.isa = native.choose_isa(isa)
         self.threads = default_threads() if threads is None else threads
-        self._pool = native.Pool(self.threads, may_shrink=not realtime)
+        with everywhere():
+            self._pool = native.Pool(self.threads, may_shrink=not realtime)
         warn_of_too_many(self.threads)
-        checkpoint = open_checkpoint(path)
-        self.config = LlamaConfig.from_hf(checkpoint.config)
-        self.context = _checked_context(context, self.config.max_position_embeddings)
         self.kv_dtype = _checked_kv_dtype(kv_dtype)
         self.prefill_chunk = _checked_chunk(prefill_chunk)
-        self.tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config)
-        if self.tokenizer.vocab_size > self.config.vocab_size:
-            raise ModelFileError(f"{path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model only {self.config.vocab_size}")
-        self.chat_template = checkpoint.chat_template
-        native.trim()  # parsing took far more than the tokenizer does, and what stays free in the heap is held beside the weights
-        chosen = choose_layouts(path, LazyTensors.over(checkpoint.tensors).specs, self.isa, self.threads, layout)
-        self.layouts_from = chosen.source
-        """Who chose the kernels of matrices: "asked", "tuned" or "default"."""
-        weights, weights_arena = load_weights(checkpoint, self.config, chosen.layouts.__getitem__)
-        room = -(-self.context // KEY_TILE) * KEY_TILE
-        cache, cache_arena = new_cache(self.config, room, np.float16 if kv_dtype == "f16" else np.float32)
-        per_token = checkpoint.activations == "int8-token"
-        state, state_arena = new_state(self.config, cache, min(prefill_chunk, self.context), room, per_token, keep_exact_activations)
-        self._state, lookup_arena = with_lookup_room(state, weights, self.threads)
-        arenas = {"weights": weights_arena, "kv_cache": cache_arena, "workspace": state_arena, "lookup": lookup_arena}
-        self._bytes = {name: arena.nbytes for name, arena in arenas.items()}
+        weights, weights_arena, per_token = self._read(context, layout)
+        self._arenas = {"weights": weights_arena} | self._allocate(weights, per_token, keep_exact_activations)
+        self._bytes = {name: arena.nbytes for name, arena in self._arenas.items()}
         self._step = Step()
         self.plan: native.Plan | None = None
         first = new_first() if check_finite else None
@@ -110,12 +96,44 @@ class Engine:
         self._closing = ExitStack()
         if realtime:
             self.tokenizer.prepare()
-            self._closing.enter_context(real_time(self._pool.thread_ids(), tuple(arenas.values())))
+            self._closing.enter_context(real_time(self._pool.thread_ids(), tuple(self._arenas.values())))
         elif lock_memory:
-            lock(tuple(arenas.values()))
+            lock(tuple(self._arenas.values()))
+        self._real_time_process = os.getpid() if realtime else None
         weakref.finalize(self, self._closing.close)  # for engines that nobody closes
-        self.realtime = realtime
         self.closed = False
+
+    def _read(self, context: int | None, layout: Layout | None) -> tuple[DecoderWeights, Arena, bool]:
+        """The packed weights, the arena that they lie in, and whether activations have one scale a token. On return the file is no longer
+        mapped, so that none of it is locked in memory.
+        """
+        checkpoint = open_checkpoint(self.path)
+        self.config = LlamaConfig.from_hf(checkpoint.config)
+        self.context = _checked_context(context, self.config.max_position_embeddings)
+        self.tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config)
+        if self.tokenizer.vocab_size > self.config.vocab_size:
+            known, rows = self.tokenizer.vocab_size, self.config.vocab_size
+            raise ModelFileError(f"{self.path}: the tokenizer has {known} tokens, the model only {rows}")
+        self.chat_template = checkpoint.chat_template
+        native.trim()  # parsing took far more than the tokenizer does, and what stays free in the heap is held beside the weights
+        chosen = choose_layouts(self.path, LazyTensors.over(checkpoint.tensors).specs, self.isa, self.threads, layout)
+        self.layouts_from = chosen.source
+        """Who chose the kernels of matrices: "asked", "tuned" or "default"."""
+        weights, arena = load_weights(checkpoint, self.config, chosen.layouts.__getitem__)
+        return weights, arena, checkpoint.activations == "int8-token"
+
+    def _allocate(self, weights: DecoderWeights, per_token: bool, exact: bool) -> dict[str, Arena]:
+        """The buffers of a step, by what `memory` calls them."""
+        room = -(-self.context // KEY_TILE) * KEY_TILE
+        cache, cache_arena = new_cache(self.config, room, np.float16 if self.kv_dtype == "f16" else np.float32)
+        state, state_arena = new_state(self.config, cache, min(self.prefill_chunk, self.context), room, per_token, exact)
+        self._state, lookup_arena = with_lookup_room(state, weights, self.threads)
+        return {"kv_cache": cache_arena, "workspace": state_arena, "lookup": lookup_arena}
+
+    @property
+    def realtime(self) -> bool:
+        """Whether real time was asked for; not in a forked child, which has to load the model itself."""
+        return self._real_time_process == os.getpid()
 
     def close(self) -> None:
         """Give back memory and threads, and undo what `realtime` changed in the process. Another call does nothing; any other method is
@@ -127,7 +145,7 @@ class Engine:
             self.closed = True
             self._closing.close()
             self.plan = None
-            del self._replay, self._state, self._pool
+            del self._replay, self._state, self._arenas, self._pool
 
     def __enter__(self) -> Self:
         return self
@@ -319,7 +337,8 @@ def load(
     the machine, the kernels, the model or the threads are others, is an EdgeLLMWarning and not used.
     lock_memory: have all of the engine's memory at once and keep it, the cache of the whole context included.
     realtime: also lock the process in memory, bind each thread to a core, and run before all ordinary processes, on the calling thread
-    (see `runtime.realtime`). For lock_memory and realtime, what the system refuses is an EdgeLLMWarning.
+    (see `runtime.realtime`, also for what threads, programs and forked children that it starts get). For lock_memory and realtime, what the
+    system refuses is an EdgeLLMWarning.
     check_finite: after each operation look for NaN and infinities in what it wrote; a step that has one is a NonFiniteError that says where
     it came up first, and the cache is as it was before the step. Otherwise they go unnoticed until no token can be drawn.
     Raises an `EdgeLLMError` that says what is wrong and what is possible.

@@ -3,13 +3,14 @@
 - Memory: the engine's buffers are touched, then the whole process is locked in memory, what it maps later included. Where a limit
   forbids that, the buffers alone are.
 - Cores: each thread is bound to a physical core of its own, the last ones that the process may use: the system's own work tends to the
-  first.
+  first. Threads and programs that the loading thread starts meanwhile inherit its core (`taskset -c LIST COMMAND` gives a program
+  others); other engines and forked children do not.
 - Scheduling: SCHED_FIFO at a priority above all ordinary processes and below the kernel's own threads. It does not pass on to children.
 - Garbage: Python's collector leaves out what exists when the engine is loaded. It stays switched on, because the caller's code may need
   it; a collection that looks only at what came since takes some ten microseconds.
 
 What the system refuses is a warning that says how to allow it, and the rest is done. All of it concerns the whole process and the thread
-that loads the engine, which has to be the one that runs it.
+that loads the engine, which has to be the one that runs it. A forked child is not in real time, and undoes nothing that is its parent's.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ import os
 import resource
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from edgellm.errors import EdgeLLMWarning, InvalidRequestError
 from edgellm.ops import native
-from edgellm.runtime.cores import physical_cores, processors
+from edgellm.runtime.cores import physical_cores, processors, set_processors
 from edgellm.runtime.workspace import Arena
 
 PRIORITY = 10
 _CAP_IPC_LOCK = 14  # of linux/capability.h
 _in_force = threading.Lock()
+_undoing: weakref.WeakSet[ExitStack] = weakref.WeakSet()  # what is in force
+_locked: weakref.WeakSet[Arena] = weakref.WeakSet()  # one by one, by `lock`
 
 
 @contextmanager
@@ -39,9 +43,10 @@ def real_time(threads: Sequence[int], arenas: Sequence[Arena]) -> Iterator[None]
     if not _in_force.acquire(blocking=False):
         raise InvalidRequestError("another engine of this process runs in real time; close it first, as there can be one")
     with ExitStack() as undo:
+        _undoing.add(undo)
         undo.callback(_in_force.release)
         _lock_everything(arenas, undo)
-        undo.enter_context(bound(threads))
+        _bind(threads, undo)
         _schedule(threads, undo)
         _freeze_garbage(undo)
         yield
@@ -51,6 +56,7 @@ def real_time(threads: Sequence[int], arenas: Sequence[Arena]) -> Iterator[None]
 def bound(threads: Sequence[int]) -> Iterator[None]:
     """Each thread on a core of its own within, the first, the caller's, as before afterwards. EdgeLLMWarning: they are bound to none."""
     with ExitStack() as undo:
+        _undoing.add(undo)
         _bind(threads, undo)
         yield
 
@@ -63,11 +69,16 @@ def lock(arenas: Sequence[Arena]) -> None:
         for arena in arenas:
             arena.lock()
     except OSError as error:
-        wanted, limit = sum(arena.nbytes for arena in arenas) / 2**20, resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] / 2**20
+        wanted, limit = sum(arena.nbytes for arena in arenas) / 2**20, resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+        known, ways = "there is no limit", ""
+        if limit != resource.RLIM_INFINITY:
+            known, ways = f"the limit is {limit / 2**20:.1f} MiB", "`ulimit -l unlimited`, LimitMEMLOCK=infinity in a systemd unit, or "
         _warn(
-            f"{wanted:.1f} MiB can't be locked in memory ({error.strerror}; the limit is {limit:.1f} MiB), so the system may take pages "
-            "away. To allow it: `ulimit -l unlimited`, LimitMEMLOCK=infinity in a systemd unit, or the capability CAP_IPC_LOCK"
+            f"{wanted:.1f} MiB can't be locked in memory ({error.strerror}; {known}), so the system may take pages away. "
+            f"To allow it: {ways}the capability CAP_IPC_LOCK"
         )
+    else:
+        _locked.update(arenas)
 
 
 def _lock_everything(arenas: Sequence[Arena], undo: ExitStack) -> None:
@@ -82,7 +93,13 @@ def _lock_everything(arenas: Sequence[Arena], undo: ExitStack) -> None:
     except OSError:
         lock(arenas)
     else:
-        undo.callback(native.unlock_all)
+        undo.callback(_unlock_everything)
+
+
+def _unlock_everything() -> None:
+    """All but the arenas of other engines, which the system unlocks with the rest."""
+    native.unlock_all()
+    lock(tuple(_locked))
 
 
 def _bind(threads: Sequence[int], undo: ExitStack) -> None:
@@ -97,6 +114,8 @@ def _bind(threads: Sequence[int], undo: ExitStack) -> None:
         return
     before = os.sched_getaffinity(threads[0])
     undo.callback(_unless_gone, os.sched_setaffinity, threads[0], before)
+    undo.callback(set_processors, ())
+    set_processors(before)
     try:
         for thread, core in zip(threads, cores[-len(threads) :], strict=True):
             os.sched_setaffinity(thread, {core})
@@ -108,17 +127,16 @@ def _schedule(threads: Sequence[int], undo: ExitStack) -> None:
     if not hasattr(os, "sched_setscheduler"):
         _warn("this system has no class SCHED_FIFO, so other processes may interrupt a token")
         return
-    before = os.sched_getscheduler(threads[0]), os.sched_getparam(threads[0])
     try:
         for thread in threads:
+            before = os.sched_getscheduler(thread), os.sched_getparam(thread)
             os.sched_setscheduler(thread, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
-    except PermissionError as error:
+            undo.callback(_unless_gone, _restore_scheduling, thread, *before)
+    except OSError as error:  # not permitted, or unknown to a sandbox or a C library
         _warn(
             f"the scheduling class SCHED_FIFO is refused ({error.strerror}), so other processes may interrupt a token. To allow it: "
             f"`ulimit -r {PRIORITY}`, LimitRTPRIO={PRIORITY} in a systemd unit, or the capability CAP_SYS_NICE"
         )
-    else:
-        undo.callback(_unless_gone, _restore_scheduling, threads[0], *before)
 
 
 def _restore_scheduling(thread: int, policy: int, parameters: os.sched_param) -> None:
@@ -151,3 +169,15 @@ def _is_capable(capability: int) -> bool:
 
 def _warn(what: str) -> None:
     warnings.warn(what, EdgeLLMWarning, stacklevel=3)
+
+
+def _forget() -> None:
+    """In a forked child: what is in force is its parent's, and none of it but the frozen garbage is inherited (for cores see `cores`)."""
+    if _in_force.locked():
+        _in_force.release()
+    for undo in _undoing:
+        undo.pop_all()
+    _locked.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

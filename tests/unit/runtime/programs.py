@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 import edgellm
+from edgellm import Engine
 from edgellm.errors import InvalidRequestError
-from edgellm.runtime.cores import physical_cores
+from edgellm.runtime.cores import default_threads, physical_cores, processors
 
 SKIPPED = 77
 """Exit code: the system does not let this process try; why is on standard output."""
@@ -93,7 +94,7 @@ def claims() -> dict[str, Any]:
     return {
         "affinity": os.sched_getaffinity(0),
         "scheduling": (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority),
-        "locked": status["VmLck"].split()[0] != "0",
+        "locked_kb": int(status["VmLck"].split()[0]),
         "frozen": gc.get_freeze_count() > 0,
     }
 
@@ -106,21 +107,30 @@ def renounce_privileges() -> None:
     resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
 
 
+def load_in_real_time(model: Path, threads: int) -> Engine:
+    """Ends the process as skipped where the system refuses anything."""
+    with warnings.catch_warnings(record=True) as refused:
+        engine = edgellm.load(model, threads=threads, realtime=True)
+    if refused:
+        print(*(warning.message for warning in refused), sep="; ")
+        sys.exit(SKIPPED)
+    return engine
+
+
 def real_time(model: Path) -> None:
     """Every thread on a core of its own, before ordinary processes, memory locked; all of it undone in the end."""
     threads = len(physical_cores())
     expected = edgellm.load(model, threads=1).prefill(PROMPT).copy()
     before = claims()
-    with warnings.catch_warnings(record=True) as refused, edgellm.load(model, threads=threads, realtime=True) as engine:
-        if refused:
-            print(*(warning.message for warning in refused), sep="; ")
-            sys.exit(SKIPPED)
+    with load_in_real_time(model, threads) as engine:
         ids = engine._pool.thread_ids()
         cores = [os.sched_getaffinity(thread) for thread in ids]
         assert ids[0] == threading.get_native_id()
         assert len(set.union(*cores)) == sum(map(len, cores)) == threads, cores
         assert {os.sched_getscheduler(thread) for thread in ids} == {os.SCHED_FIFO | os.SCHED_RESET_ON_FORK}
-        assert claims() == {"affinity": cores[0], "scheduling": (os.sched_getscheduler(0), 10), "locked": True, "frozen": True}
+        in_force = claims()
+        assert in_force.pop("locked_kb") > 0
+        assert in_force == {"affinity": cores[0], "scheduling": (os.sched_getscheduler(0), 10), "frozen": True}
         np.testing.assert_array_equal(engine.prefill(PROMPT), expected)
         with pytest.raises(InvalidRequestError, match="another engine of this process runs in real time; close it first"):
             edgellm.load(model, threads=1, realtime=True)
@@ -130,6 +140,44 @@ def real_time(model: Path) -> None:
     del abandoned
     gc.collect()
     assert claims() == before
+
+
+def real_time_forked(model: Path) -> None:
+    """A forked child is an ordinary process on all cores, with an engine that works; its end takes nothing from its parent."""
+    before = claims()
+    engine = load_in_real_time(model, threads=len(physical_cores()))
+    in_force, expected = claims(), engine.prefill(PROMPT).copy()
+    child = os.fork()
+    if child == 0:
+        ordinary = before | {"frozen": True}
+        assert not engine.realtime
+        assert claims() == ordinary
+        np.testing.assert_array_equal(engine.prefill(PROMPT), expected)
+        assert all(os.sched_getaffinity(thread) == before["affinity"] for thread in engine._pool.thread_ids())
+        with load_in_real_time(model, threads=1):
+            assert claims() != ordinary
+        assert claims() == ordinary
+        return
+    assert os.waitpid(child, 0)[1] == 0
+    assert engine.realtime
+    assert claims() == in_force
+    engine.close()
+    assert claims() == before
+
+
+def real_time_beside_others(model: Path) -> None:
+    """Another engine may use all cores that the process had, and keeps its memory locked."""
+    locked = edgellm.load(model, threads=1, lock_memory=True)
+    threads, before = default_threads(), claims()
+    with load_in_real_time(model, threads=1):
+        assert processors() == sorted(before["affinity"])
+        with edgellm.load(model) as other:
+            assert other.threads == threads
+            assert all(os.sched_getaffinity(worker) == before["affinity"] for worker in other._pool.thread_ids()[1:])
+        assert len(os.sched_getaffinity(0)) == 1
+    assert before["locked_kb"] > 0
+    assert claims() == before
+    locked.close()
 
 
 def real_time_refused(model: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +21,11 @@ from tests.unit.runtime import programs
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="it asks for what Linux has")
 
 
+PROGRAMS = [programs.real_time, programs.real_time_forked, programs.real_time_beside_others, programs.real_time_refused]
+
+
 @needs_linux
-@pytest.mark.parametrize("program", [programs.real_time.__name__, programs.real_time_refused.__name__])
+@pytest.mark.parametrize("program", [program.__name__ for program in PROGRAMS])
 def test_in_a_process_of_its_own(program: str, run_program: Callable[[str], None]) -> None:
     run_program(program)
 
@@ -63,3 +69,42 @@ def test_cores_that_the_system_refuses(harmless: None, synthetic_model: Path, mo
     expected = ["threads can't be bound to the cores [100000] (Invalid argument), so the system may move them"]
     assert said(synthetic_model, threads=1) == expected
     assert os.sched_getaffinity(0) == before
+
+
+@needs_linux
+def test_the_model_file_is_not_locked(harmless: None, synthetic_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped: list[str] = []
+    for lock in ("lock", "lock_all"):
+        monkeypatch.setattr(native, lock, lambda *_: mapped.append(Path("/proc/self/maps").read_text()))
+    said(synthetic_model, threads=1)
+    assert mapped
+    assert not any(os.fspath(synthetic_model) in maps for maps in mapped)
+
+
+@needs_linux
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS], ids=errno.errorcode.get)
+def test_a_class_that_is_refused_half_way(code: int, harmless: None, synthetic_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that has it loses it again with the rest."""
+    policies: dict[int, list[int]] = {}
+
+    def set_scheduler(thread: int, policy: int, parameters: os.sched_param) -> None:
+        if thread not in policies and policies:
+            raise OSError(code, os.strerror(code))
+        policies.setdefault(thread, []).append(policy)
+
+    monkeypatch.setattr(os, "sched_setscheduler", set_scheduler, raising=False)
+    with pytest.warns(EdgeLLMWarning, match=rf"SCHED_FIFO is refused \({os.strerror(code)}\)"):
+        edgellm.load(synthetic_model, threads=2, realtime=True).close()
+    assert policies == {threading.get_native_id(): [os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_getscheduler(0)]}
+
+
+def test_memory_that_is_refused_without_a_limit(harmless: None, synthetic_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not here")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    for lock in ("lock", "lock_all"):
+        monkeypatch.setattr(native, lock, refuse)
+    (memory,) = said(synthetic_model, threads=1)
+    assert "MiB can't be locked in memory (not here; there is no limit), so the system may" in memory
+    assert memory.endswith("take pages away. To allow it: the capability CAP_IPC_LOCK")
