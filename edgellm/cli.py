@@ -470,9 +470,11 @@ def _refuse_what_is_not_meant(plan: bool) -> None:
 
 def _plan(model: str, tokens: int, depth: int, options: dict[str, Any], as_json: bool) -> str:
     """What `inspect --plan` shows."""
+    from edgellm.formats import fetch
     from edgellm.measure import roofline
+    from edgellm.runtime.engine import Engine
 
-    profiled = roofline.profile(edgellm.load(model, **options), tokens, depth, rounds=20)
+    profiled = roofline.profile(Engine(fetch.resolve_model(model), fixed_team=True, **options), tokens, depth, rounds=20)
     return json.dumps(roofline.as_json(profiled), indent=1) if as_json else roofline.table(profiled)
 
 

@@ -49,7 +49,8 @@ class Engine:
     """A loaded model. One request at a time; a second thread's call is refused while one runs.
 
     Made by `edgellm.load`. For tests and ablations, `make_ops` (isa, pool -> ops) runs NumPy's or eager ops in place of the recorded
-    plan, and `plan` is None then; `make_recorder` (isa -> recorder) records another plan.
+    plan, and `plan` is None then; `make_recorder` (isa -> recorder) records another plan. For measurements,
+    `fixed_team` makes every step run on all the threads, also while other processes keep some of them from running.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Engine:
         lock_memory: bool = False,
         realtime: bool = False,
         check_finite: bool = False,
+        fixed_team: bool = False,
         make_ops: Callable[[str, native.Pool], CheckingOps] | None = None,
         make_recorder: Callable[[str], native.Recorder] = native.Recorder,
         keep_exact_activations: bool = False,
@@ -73,7 +75,7 @@ class Engine:
         self.isa = native.choose_isa(isa)
         self.threads = default_threads() if threads is None else threads
         with everywhere():
-            self._pool = native.Pool(self.threads, may_shrink=not realtime)
+            self._pool = native.Pool(self.threads, may_shrink=not (fixed_team or realtime))
         warn_of_too_many(self.threads)
         self.kv_dtype = _checked_kv_dtype(kv_dtype)
         self.prefill_chunk = _checked_chunk(prefill_chunk)

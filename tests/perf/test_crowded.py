@@ -39,7 +39,7 @@ def busy_process(processor: int) -> Iterator[None]:
 
 def measure(model: Path, *threads: int) -> list[Record]:
     """A record of each number of threads, taking turns."""
-    turns = [Turn(EdgeLLMBackend(model, threads=count, context=CASE.context), CASE) for count in threads]
+    turns = [Turn(EdgeLLMBackend(model, threads=count, context=CASE.context, fixed_team=False), CASE) for count in threads]
     return list(interleave(turns, ROUNDS, progress=False, settle_s=0.05))
 
 

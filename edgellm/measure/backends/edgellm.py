@@ -16,13 +16,16 @@ from edgellm.ops import native
 
 
 class EdgeLLMBackend:
-    """`Backend` over an `Engine`, which gets the options that this one is given."""
+    """`Backend` over an `Engine`, which gets the options that this one is given.
+
+    fixed_team: every round runs on all the threads that its record names; otherwise on fewer while others keep some from running.
+    """
 
     name = "edgellm"
 
-    def __init__(self, model: Path, *, threads: int, context: int, **options: Any) -> None:
-        self.engine = Engine(model, threads=threads, context=context, **options)
-        self._model = model
+    def __init__(self, model: Path, *, threads: int, context: int, fixed_team: bool = True, **options: Any) -> None:
+        self.engine = Engine(model, threads=threads, context=context, fixed_team=fixed_team, **options)
+        self._model, self._fixed_team = model, fixed_team
         self.vocab_size: int = self.engine.config.vocab_size
         self.threads = threads
 
@@ -52,7 +55,12 @@ class EdgeLLMBackend:
             "model_type": checkpoint.config.get("model_type"),
             "model_size": sum(size for _, size in shapes_and_bytes),
             "model_n_params": sum(math.prod(shape) for shape, _ in shapes_and_bytes),
-            "settings": {"context": self.engine.context, "kv_dtype": self.engine.kv_dtype, "realtime": self.engine.realtime},
+            "settings": {
+                "context": self.engine.context,
+                "kv_dtype": self.engine.kv_dtype,
+                "realtime": self.engine.realtime,
+                "fixed_team": self._fixed_team,
+            },
         }
 
     def unload(self) -> None:

@@ -24,7 +24,7 @@ def test_edgellm_reuses_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     backend.prefill([1, 2])
     backend.prefill([1, 2])
     assert engine.mock_calls == [call.reset(), call.prefill([1, 2])] * 2
-    make.assert_called_once_with(Path("m.tmac2.bin"), threads=2, context=8, isa="scalar")
+    make.assert_called_once_with(Path("m.tmac2.bin"), threads=2, context=8, fixed_team=True, isa="scalar")
 
 
 def test_llama_cpp_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import numpy.typing as npt
@@ -321,6 +322,14 @@ def test_a_closed_engine_refuses(synthetic_model: Path) -> None:
     for call in calls:
         with pytest.raises(InvalidRequestError, match="the engine is closed; load the model again"):
             call()
+
+
+@pytest.mark.parametrize("fixed_team", [False, True])
+def test_threads_that_are_measured_stay(fixed_team: bool, synthetic_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = MagicMock(wraps=native.Pool)
+    monkeypatch.setattr(native, "Pool", make)
+    Engine(synthetic_model, threads=1, fixed_team=fixed_team)
+    make.assert_called_once_with(1, may_shrink=not fixed_team)
 
 
 def test_generate_goes_through_the_engine(engine: Engine) -> None:
