@@ -14,34 +14,37 @@ EL_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
 
 INLINE int32_t start(int scheme, int32_t offset) { return el_start(scheme, offset); }
 
-/* Quad q of a plane where it stands in its bytes: 2^s times the codes, s = 4 (q % 2) of 4 bits, 2 (q % 4) of 2 bits, 0 else. */
-INLINE quad masked(int bits, const uint8_t *plane, int q)
+/* Quad q of codes of 2 bits where it stands in its bytes: 4^(q % 4) times the codes. */
+INLINE quad in_place(const uint8_t *plane, int q) { return q_field(q_load(plane + q / 4 * 64), 0, 3 << q % 4 * 2); }
+
+/* dot of codes of 2 bits: three sums are shifted rather than six quads. */
+INLINE rows dot_in_place(const uint8_t *plane, const int8_t *x, rows before)
 {
-    if (bits == 4)
-        return q_field(q_load(plane + q / 2 * 64), 0, 15 << q % 2 * 4);
-    if (bits == 2)
-        return q_field(q_load(plane + q / 4 * 64), 0, 3 << q % 4 * 2);
-    return unpack(bits, plane, q);
+    rows low = r_set1(0), high = r_set1(0); /* of the quads 0, 1, 4, 5, and of the others, 16 times as much */
+    for (int first = 1; first >= 0; first--) {
+        for (int q = first; q < 8; q += 4) {
+            low = _mm512_dpbusd_epi32(low, in_place(plane, q), q_set1(x + q * 4));
+            high = _mm512_dpbusd_epi32(high, in_place(plane, q + 2), q_set1(x + q * 4 + 8));
+        }
+        if (first == 1) {
+            low = r_add(before, _mm512_srai_epi32(low, 2));
+            high = _mm512_srai_epi32(high, 2);
+        }
+    }
+    return r_add(low, _mm512_srai_epi32(high, 4));
 }
 
-/* One tile, one token: shifting a sum, a multiple of 2^s, takes less than shifting the codes that it is of. */
+/* before + the sums of a block of one tile and one token. */
 INLINE rows dot(int bits, const uint8_t *plane, const int8_t *x, rows before)
 {
-    rows low = bits == 2 ? r_set1(0) : before, high = r_set1(0);
-    if (bits == 2) {
-        for (int q = 1; q < 8; q += 4) {
-            low = _mm512_dpbusd_epi32(low, masked(2, plane, q), q_set1(x + q * 4));
-            high = _mm512_dpbusd_epi32(high, masked(2, plane, q + 2), q_set1(x + q * 4 + 8));
-        }
-        low = r_add(before, _mm512_srai_epi32(low, 2));
-        high = _mm512_srai_epi32(high, 2);
+    if (bits == 2)
+        return dot_in_place(plane, x, before);
+    rows even = before, odd = r_set1(0);
+    for (int q = 0; q < 8; q += 2) {
+        even = _mm512_dpbusd_epi32(even, unpack(bits, plane, q), q_set1(x + q * 4));
+        odd = _mm512_dpbusd_epi32(odd, unpack(bits, plane, q + 1), q_set1(x + q * 4 + 4));
     }
-    for (int q = 0; q < 8; q += bits == 2 ? 4 : 2) {
-        int next = bits == 2 ? 2 : 1;
-        low = _mm512_dpbusd_epi32(low, masked(bits, plane, q), q_set1(x + q * 4));
-        high = _mm512_dpbusd_epi32(high, masked(bits, plane, q + next), q_set1(x + (q + next) * 4));
-    }
-    return r_add(low, bits == 2 || bits == 4 ? _mm512_srai_epi32(high, 4) : high);
+    return r_add(even, odd);
 }
 
 INLINE void add_block(int bits, const uint8_t *plane, int64_t tile_bytes, int tiles, const int8_t *x, int64_t cols, int tokens,
