@@ -15,8 +15,8 @@ from edgellm.ops import native
 from edgellm.ops.interface import LAYOUTS
 from edgellm.ops.reference import rounded_tables
 from tests.kernels.calls import Results, assert_same_bits, assert_within, pool, reference_results, step
-from tests.kernels.data import random_activation, random_matrix
-from tests.kernels.space import Space
+from tests.kernels.data import normal, random_activation, random_matrix
+from tests.kernels.space import CANARY, Space
 from tests.kernels.test_matmul import Matmul, assert_near_reference, random_matmul
 
 SCHEMES = [
@@ -88,6 +88,24 @@ def test_accumulating_and_sharing_tables(isa: str, scheme: Scheme) -> None:
     once = lut8_results(replace(call, before=np.zeros_like(call.before)), isa)["out"]
     twice = lut8_results(call, isa, times=2)["out"]
     assert_same_bits(call, {"out": call.before + once + once}, {"out": twice})
+
+
+def test_quantizing_makes_the_tables_of_the_past_anew_and_none_that_are_exact() -> None:
+    """Two vectors, one after the other, in the same buffers."""
+    space, rng, at = Space(), np.random.default_rng(6), step(0, 1)
+    w, x = space.matrix(random_matrix(rng, SCHEMES[0], 16, 64), "lookup"), space.activation_output(1, 64, tables=True)
+    assert x.lookup
+    room = replace(x, lookup=replace(x.lookup, tiles=space.empty((1, 4 * w.tile_bytes), np.uint8)))
+    vectors, outs = [space.input(normal(rng, 1, 64)) for _ in range(2)], [space.output(1, 16) for _ in range(2)]
+    recorder = native.Lut8Recorder("scalar", space.empty)
+    for vector, out in zip(vectors, outs, strict=True):
+        recorder.quantize(room, vector, at)
+        recorder.matmul(out, room, w, at)
+    recorder.plan.run(pool(1), at)
+    assert [op.name for op in recorder.plan.ops] == 2 * ["quantize", "lut8_tables", "lut8"]
+    assert all((table == CANARY).all() for table in x.lookup.tables.values())
+    for vector, out in zip(vectors, outs, strict=True):
+        np.testing.assert_allclose(out[0], w.unpack().dequantize(np.float64) @ vector[0], atol=0.05)
 
 
 @every_scheme
