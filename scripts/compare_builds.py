@@ -92,11 +92,11 @@ def serve(model: str, threads: int) -> None:
 
 
 def compare(model: Path, folders: dict[str, Path], threads: int, cases: list[str], rounds: int) -> list[Record]:
-    """A record for each case and build; the first round warms up."""
+    """A record for each case and build. The first round of a case warms up, and fills the caches that the later ones find filled."""
     builds = {name: Build(folder, model, threads) for name, folder in folders.items()}
     answers: dict[tuple[str, str], list[Any]] = {(case, name): [] for case in cases for name in builds}
-    for number in range(1 + rounds):
-        for case in cases:
+    for case in cases:
+        for number in range(1 + rounds):
             for name, build in builds.items():
                 answer = build.run(case)
                 if number:
