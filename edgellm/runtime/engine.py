@@ -80,7 +80,7 @@ class Engine:
         self.kv_dtype = _checked_kv_dtype(kv_dtype)
         self.prefill_chunk = _checked_chunk(prefill_chunk)
         weights, weights_arena, per_token = self._read(context, layout)
-        self._arenas = {"weights": weights_arena} | self._allocate(weights, per_token, keep_exact_activations)
+        self._arenas = {"weights": weights_arena} | self._allocate(weights, lock_memory or realtime, per_token, keep_exact_activations)
         self._bytes = {name: arena.nbytes for name, arena in self._arenas.items()}
         self._step = Step()
         self.plan: native.Plan | None = None
@@ -124,10 +124,10 @@ class Engine:
         weights, arena = load_weights(checkpoint, self.config, chosen.layouts.__getitem__)
         return weights, arena, checkpoint.activations == "int8-token"
 
-    def _allocate(self, weights: DecoderWeights, per_token: bool, exact: bool) -> dict[str, Arena]:
-        """The buffers of a step, by what `memory` calls them."""
+    def _allocate(self, weights: DecoderWeights, all_taken: bool, per_token: bool, exact: bool) -> dict[str, Arena]:
+        """The buffers of a step, by what `memory` calls them. all_taken: all of the cache will be touched, so huge pages cost nothing."""
         room = -(-self.context // KEY_TILE) * KEY_TILE
-        cache, cache_arena = new_cache(self.config, room, np.float16 if self.kv_dtype == "f16" else np.float32)
+        cache, cache_arena = new_cache(self.config, room, np.float16 if self.kv_dtype == "f16" else np.float32, all_taken)
         state, state_arena = new_state(self.config, cache, min(self.prefill_chunk, self.context), room, per_token, exact)
         self._state, lookup_arena = with_lookup_room(state, weights, self.threads)
         return {"kv_cache": cache_arena, "workspace": state_arena, "lookup": lookup_arena}

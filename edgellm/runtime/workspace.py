@@ -91,10 +91,13 @@ def _partials(config: LlamaConfig, context: int) -> tuple[tuple[int, ...], tuple
     return Partials.shapes(config.num_attention_heads, config.num_key_value_heads, config.head_dim, context)
 
 
-def new_cache(config: LlamaConfig, context: int, dtype: npt.DTypeLike) -> tuple[tuple[CacheLayer, ...], Arena]:
-    """The key/value cache of every layer for `context` positions (a multiple of KEY_TILE), and the arena that it lies in."""
+def new_cache(config: LlamaConfig, context: int, dtype: npt.DTypeLike, huge_pages: bool = False) -> tuple[tuple[CacheLayer, ...], Arena]:
+    """The key/value cache of every layer for `context` positions (a multiple of KEY_TILE), and the arena that it lies in.
+
+    huge_pages make attention to many keys quicker, but the first positions then take the memory of all: each head has a stretch of its own.
+    """
     heads, dim, layers = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
-    arena = Arena(2 * layers * aligned(heads * context * dim * np.dtype(dtype).itemsize))
+    arena = Arena(2 * layers * aligned(heads * context * dim * np.dtype(dtype).itemsize), huge_pages)
     cache = tuple(
         CacheLayer(arena.empty((heads, context // KEY_TILE, dim, KEY_TILE), dtype), arena.empty((heads, context, dim), dtype))
         for _ in range(layers)

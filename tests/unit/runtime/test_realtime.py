@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,28 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="it asks for wh
 
 
 PROGRAMS = [programs.real_time, programs.real_time_forked, programs.real_time_beside_others, programs.real_time_refused]
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
+
+
+@pytest.mark.skipif(not HUGE_PAGES.exists(), reason="the kernel has no transparent huge pages")
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_cache_asks_for_huge_pages_where_all_of_its_memory_is_taken_anyway(locked: bool, synthetic_model: Path) -> None:
+    with warnings.catch_warnings(action="ignore", category=EdgeLLMWarning):  # the system may refuse to lock it
+        engine = edgellm.load(synthetic_model, threads=1, lock_memory=locked)
+    assert ("hg" in flags_of_mapping(engine._state.cache[0].keys.ctypes.data)) == locked
+
+
+def flags_of_mapping(address: int) -> list[str]:
+    """VmFlags, as man 5 proc has them, of the mapping that the address lies in."""
+    found = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head, *rest = line.split()
+        if "-" in head:
+            begin, end = (int(number, 16) for number in head.split("-"))
+            found = begin <= address < end
+        elif found and head == "VmFlags:":
+            return rest
+    raise AssertionError(f"no mapping has the address {address:#x}")
 
 
 @needs_linux
