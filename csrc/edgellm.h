@@ -38,6 +38,15 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+#define EL_AHEAD 8192 /* bytes of codes that are asked for before they are read: far enough for memory to answer */
+
+/* Asks the caches for bytes that will be read a while from now; where they lie beyond an array, nothing happens. */
+INLINE void el_prefetch(const void *base, int64_t at, int64_t nbytes)
+{
+    uintptr_t first = (uintptr_t)base + (uintptr_t)at;
+    for (int64_t line = 0; line < nbytes; line += 64)
+        __builtin_prefetch((const void *)(first + (uintptr_t)line));
+}
 
 /* One thread's part of an op. */
 typedef struct {

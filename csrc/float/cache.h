@@ -8,8 +8,7 @@ static inline v16 cache_load(const void *base, int64_t at, int is_f16)
 INLINE void cache_fetch(const void *base, int64_t at, int count, int is_f16)
 {
     int size = is_f16 ? 2 : 4;
-    for (int byte = 0; byte < count * 16 * size; byte += 64)
-        __builtin_prefetch((const void *)((uintptr_t)base + (uintptr_t)(at * size + byte)));
+    el_prefetch(base, at * size, count * 16 * size);
 }
 
 static inline void store_key(const el_cache *cache, int64_t head, int64_t position, const float *key)

@@ -7,9 +7,6 @@
  * at four, and loses wherever one instruction multiplies and adds in 32 bits. */
 #include "tables.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define PREFETCH_BYTES 8192 /* ahead in the codes: far enough for memory to answer */
-
 /* sum + weight * the sums of a block's codes of that many bits, less EL_TABLE_BIAS for each lookup where they have it. */
 INLINE words look_up(int bits, int weight, const uint8_t *codes, const uint8_t *tables, words sum)
 {
@@ -76,8 +73,7 @@ INLINE v16 tile_times_vector(const el_matmul *a, int scheme, int per_token, int 
     rows none = r_set1(0), isum[EL_MAX_PLANES] = {none, none, none};
     for (int64_t b = 0; b < blocks; b++) {
         for (int p = 0; p < planes; p++, plane += el_plane_bytes(scheme)) {
-            for (int64_t line = 0; line < el_plane_bytes(scheme); line += 64)
-                __builtin_prefetch(plane + PREFETCH_BYTES + line);
+            el_prefetch(plane, EL_AHEAD, el_plane_bytes(scheme));
             rows sums = block_sums(scheme, rounded, plane, &a->x, b, isum[p]);
             if (per_token)
                 isum[p] = sums;

@@ -10,7 +10,7 @@
 #define EL_UNIT_TABLES 256  /* bytes of their tables */
 #define EL_TABLE_BIAS 13    /* of sums of 1- and 2-bit codes */
 
-static inline __attribute__((always_inline)) void el_build_unit(int bits, const int8_t *x, uint8_t *tables)
+INLINE void el_build_unit(int bits, const int8_t *x, uint8_t *tables)
 {
     int codes = 4 / bits, zero = bits == 1 ? 0 : 1 << (bits - 1), shift = bits == 4 ? 6 : 5, up = bits == 4 ? 32 : 16 - EL_TABLE_BIAS;
     for (int half = 0; half < 2; half++)

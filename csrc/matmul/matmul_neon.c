@@ -19,7 +19,7 @@
     low = high = vdupq_n_s16(0);
 
 /* before + the sums of a block's codes * x, row by row. */
-static inline __attribute__((always_inline)) int32x4_t dot(int bits, const int8x16_t codes[8], const int8_t *x, int32x4_t before)
+INLINE int32x4_t dot(int bits, const int8x16_t codes[8], const int8_t *x, int32x4_t before)
 {
     int8x16_t first = vld1q_s8(x), second = vld1q_s8(x + 16), four;
     int16x8_t low = vdupq_n_s16(0), high = vdupq_n_s16(0);

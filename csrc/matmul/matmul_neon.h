@@ -1,7 +1,6 @@
 /* Integer matrix multiplication for 64-bit ARM, compiled once per instruction set. The file that includes this names it in EL_KERNEL and
  * gives `dot` and TOKENS_AT_ONCE. A tile's 16 rows are four registers of four rows, each lane of which holds a row's next four columns.
  * One token takes a tile's rows together, so that memory is read in order; several take four rows at a time, unpacked once for all. */
-#define INLINE static inline __attribute__((always_inline))
 
 /* The fields of so many bits that begin at bit `first` of each byte. */
 INLINE uint8x16_t field(uint8x16_t codes, int first, int bits)

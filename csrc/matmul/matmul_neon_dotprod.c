@@ -9,7 +9,7 @@ EL_TARGET_BEGIN(EL_TARGET_DOTPROD)
 #include <arm_neon.h>
 
 /* before + the sums of a block's codes * x, row by row. */
-static inline __attribute__((always_inline)) int32x4_t dot(int bits, const int8x16_t codes[8], const int8_t *x, int32x4_t before)
+INLINE int32x4_t dot(int bits, const int8x16_t codes[8], const int8_t *x, int32x4_t before)
 {
     (void)bits;
     int8x16_t first = vld1q_s8(x), second = vld1q_s8(x + 16);

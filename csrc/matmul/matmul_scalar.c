@@ -8,7 +8,7 @@
  *                fma(minimum, x_scaled_sum[b], out) for each b. */
 #include "../edgellm.h"
 
-static inline __attribute__((always_inline)) void block_sums(int scheme, const uint8_t *plane, const int8_t *x, int32_t isum[EL_TILE])
+INLINE void block_sums(int scheme, const uint8_t *plane, const int8_t *x, int32_t isum[EL_TILE])
 {
     for (int k = 0; k < EL_BLOCK; k++)
         for (int r = 0; r < EL_TILE; r++)
@@ -16,7 +16,7 @@ static inline __attribute__((always_inline)) void block_sums(int scheme, const u
 }
 
 /* part[p, r] of the group whose blocks are begin..end - 1. */
-static inline __attribute__((always_inline)) void group_parts(const el_matmul *a, int scheme, const uint8_t *codes, int64_t token, int64_t begin, int64_t end,
+INLINE void group_parts(const el_matmul *a, int scheme, const uint8_t *codes, int64_t token, int64_t begin, int64_t end,
                         float part[EL_MAX_PLANES][EL_TILE])
 {
     int64_t blocks = a->w.cols / EL_BLOCK;
@@ -36,8 +36,7 @@ static inline __attribute__((always_inline)) void group_parts(const el_matmul *a
     }
 }
 
-static inline __attribute__((always_inline)) void tile_times_vector(const el_matmul *a, int scheme, int64_t tile, int64_t token,
-                                                                    float acc[EL_TILE])
+INLINE void tile_times_vector(const el_matmul *a, int scheme, int64_t tile, int64_t token, float acc[EL_TILE])
 {
     int64_t blocks = a->w.cols / EL_BLOCK, group_blocks = a->w.group / EL_BLOCK;
     const uint8_t *codes = a->w.codes + tile * blocks * el_block_bytes(scheme);
@@ -59,7 +58,7 @@ static inline __attribute__((always_inline)) void tile_times_vector(const el_mat
     }
 }
 
-static inline __attribute__((always_inline)) void multiply(const el_matmul *a, int scheme, el_range tiles, int64_t tokens)
+INLINE void multiply(const el_matmul *a, int scheme, el_range tiles, int64_t tokens)
 {
     for (int64_t tile = tiles.begin; tile < tiles.end; tile++)
         for (int64_t token = 0; token < tokens; token++) {

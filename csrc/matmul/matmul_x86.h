@@ -3,14 +3,6 @@
  * the tokens, an activation that was broadcast all the tiles. The file that includes this names its instruction set in EL_KERNEL and
  * defines what is only declared here. */
 #define SUMS_AT_ONCE (TILES_AT_ONCE * TOKENS_AT_ONCE)
-#define PREFETCH_BYTES 8192 /* ahead in the codes, for one token: far enough for memory to answer */
-
-/* Bytes that will be read a while from now, into the cache; where they lie beyond the matrix, nothing happens. */
-INLINE void prefetch(const uint8_t *codes, int64_t nbytes)
-{
-    for (int64_t line = 0; line < nbytes; line += 64)
-        _mm_prefetch((const char *)codes + PREFETCH_BYTES + line, _MM_HINT_T0);
-}
 
 /* What the integer sum over a block starts from, of an activation's offset, so that it ends as the signed one. */
 INLINE int32_t start(int scheme, int32_t offset);
@@ -57,7 +49,7 @@ INLINE void tiles_times_tokens(const el_matmul *a, int scheme, int per_token, in
         for (int p = 0; p < planes; p++, plane += el_plane_bytes(scheme)) {
             rows sum[SUMS_AT_ONCE];
             if (tokens == 1)
-                prefetch(plane, el_plane_bytes(scheme));
+                el_prefetch(plane, EL_AHEAD, el_plane_bytes(scheme));
 #pragma GCC unroll 8
             for (int j = 0; j < sums; j++)
                 sum[j] = r_set1(start(scheme, a->x.offsets[at + j % tokens * blocks]));
