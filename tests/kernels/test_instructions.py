@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edgellm.formats.matrix import Scheme
 from edgellm.ops.interface import TABLE_BYTES, TILE, Layout, LookupRoom, Ops
-from tests.conftest import Report
+from tests.conftest import ROOT, Report
 from tests.emulated.library import Library, emulated_isas
 from tests.kernels.calls import Results, native_results, step
 from tests.kernels.data import F32, normal, random_activation, random_matrix
@@ -21,11 +23,9 @@ from tests.kernels.test_matmul import Matmul
 
 COLS = 512
 SCHEMES = ("int8-g32", "int4-g32", "int4-min-g32", "int3-g64", "int2-g64", "ternary-g64", "tritplanes2-g64")
-MOST: dict[str, dict[Layout, tuple[float, ...]]] = {
-    "neon": {"multiply-add": (0.66, 0.46, 0.49, 0.80, 0.49, 0.49, 0.84), "lookup": (0, 1.28, 1.33, 0.59, 0.39, 0.39, 0.86)},
-    "neon_dotprod": {"multiply-add": (0.37, 0.32, 0.34, 0.52, 0.34, 0.34, 0.62), "lookup": (0, 1.28, 1.33, 0.59, 0.39, 0.39, 0.86)},
-}
-"""Of SCHEMES, for one token: a tenth above what gcc 12 makes of the sources. No int8 is looked up."""
+COMMITTED = ROOT / "benchmarks" / "results" / "instructions.json"
+MOST = 1.25
+"""Times the committed count, which is of gcc 12: other compilers differ, and a kernel that lost a trick takes half as many again."""
 MATMULS = [(scheme, "multiply-add", tokens) for tokens in (1, 4) for scheme in SCHEMES] + [(scheme, "lookup", 1) for scheme in SCHEMES[1:]]
 
 Counted = Callable[[Callable[[int], object]], int]
@@ -52,7 +52,13 @@ def test_instructions_of_a_weight(isa: str, counted: Counted, scheme: str, layou
     line = f"{isa}, {scheme}, {layout}, tokens at once: {tokens}: {each:.3f} instructions per weight and token (emulated)"
     facts = {"isa": isa, "scheme": scheme, "layout": layout, "tokens": tokens}
     report("instructions", line, provenance="emulated", **facts, instructions_per_weight=each)
-    assert each <= MOST[isa][layout][SCHEMES.index(scheme)]
+    (committed,) = (record["instructions_per_weight"] for record in committed_records() if facts.items() <= record.items())
+    assert each <= MOST * committed
+
+
+def committed_records() -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = json.loads(COMMITTED.read_text(encoding="utf-8"))["records"]
+    return records
 
 
 @dataclass(frozen=True)
