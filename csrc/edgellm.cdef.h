@@ -198,6 +198,27 @@ int el_plan_count(const el_plan *plan);
  * op's wall time in nanoseconds (and then a barrier follows each op). 0, or -1: a forked child could start no threads. */
 int el_plan_run(const el_plan *plan, el_pool *pool, const el_step *step, int64_t *op_ns);
 
+/* ---- sampling ------------------------------------------------------------------------------------------------ */
+typedef struct {                 /* a value and where it stood */
+    double value;
+    int32_t at;
+} el_ranked;
+
+typedef struct {                 /* how a token is drawn of V (edgellm/runtime/sampling.py), and the room for it */
+    int32_t isa;                 /* supported here */
+    int32_t vocabulary, top_k;
+    double temperature, top_p, min_p, repetition_penalty;
+    double *weights;             /* [V]: afterwards, the candidates' weights added up */
+    int32_t *ids;                /* [V]: the candidates */
+    int32_t candidates;          /* how many were left to draw from */
+    double *sums;                /* [V], scratch */
+    el_ranked *ranked;           /* [V], scratch */
+} el_sampler;
+
+/* The id of the token that `uniform`, in [0, 1), falls on; the most probable one at temperature 0. -1 - id where that one's logit is
+ * NaN or infinite, and so nothing can be drawn; -1 - V where the history, ids that the repetition penalty is for, has others than 0..V-1. */
+int32_t el_sample(el_sampler *sampler, const float *logits, const int64_t *history, int32_t n_history, double uniform);
+
 /* ---- memory ---------------------------------------------------------------------------------------------------- */
 int el_lock(const void *data, int64_t bytes);   /* brings the pages in and keeps them; 0, or errno: refused */
 int el_lock_all(void);                  /* the same for all that the process has mapped and will map */

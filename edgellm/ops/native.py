@@ -1,4 +1,4 @@
-"""The ops in C. The only importer of the compiled module.
+"""The ops in C.
 
 Each method checks its arguments and fills one `el_op`. `Recorder` appends it to a plan; `Eager` runs it at once, as a
 plan of one op: one code path.
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgellm.errors import InvalidRequestError, NativeError
 from edgellm.formats.matrix import BLOCK, QuantizedMatrix, Scheme
+from edgellm.ops.compiled import CData, ffi, lib, pointer
 from edgellm.ops.interface import (
     F16,
     F32,
@@ -35,16 +36,7 @@ from edgellm.ops.interface import (
 )
 from edgellm.ops.work import RecordedOp, Work
 
-try:
-    from edgellm._native import ffi, lib
-except ImportError as error:  # pragma: no cover - needs an installation without its compiled part
-    raise NativeError(
-        f"the compiled kernels (edgellm._native) can't be loaded: {error}. "
-        "Build them with `pip install -e .`, which needs a C compiler and Python's headers"
-    ) from error
-
 _Arrays = list[npt.NDArray[Any]]
-CData = Any  # cffi's pointers and structs carry no static types
 
 ISAS: tuple[str, ...] = tuple(ffi.string(lib.el_isa_name(i)).decode() for i in range(lib.EL_ISA_COUNT))
 """Every instruction set that the project knows, slowest first."""
@@ -98,10 +90,10 @@ class Pool:
         if not 1 <= threads <= MAX_THREADS:
             raise InvalidRequestError(f"threads must be between 1 and {MAX_THREADS}, not {threads}")
         self.threads = threads
-        pointer = lib.el_pool_new(threads)
-        if not pointer:
+        started = lib.el_pool_new(threads)
+        if not started:
             raise NativeError(f"{threads} threads were asked for and the operating system refused to start them; ask for fewer")
-        self.pointer = ffi.gc(pointer, lib.el_pool_free)
+        self.pointer = ffi.gc(started, lib.el_pool_free)
         if may_shrink:
             lib.el_pool_let_shrink(self.pointer)
 
@@ -113,7 +105,7 @@ class Pool:
     def thread_ids(self) -> list[int]:
         """What the operating system calls the threads, the calling one first; zeros where it has no such numbers."""
         ids = np.zeros(self.threads, np.int32)
-        if lib.el_pool_thread_ids(self.pointer, _pointer("int32_t *", ids)):
+        if lib.el_pool_thread_ids(self.pointer, pointer("int32_t *", ids)):
             raise NativeError(_NO_THREADS)
         return [int(thread) for thread in ids]
 
@@ -123,10 +115,10 @@ class Plan:
 
     def __init__(self, isa: str) -> None:
         self.isa = isa
-        pointer = lib.el_plan_new(ISAS.index(isa))
-        if not pointer:
+        made = lib.el_plan_new(ISAS.index(isa))
+        if not made:
             raise NativeError(f"no plan could be made for {isa!r}: out of memory")
-        self.pointer = ffi.gc(pointer, lib.el_plan_free)
+        self.pointer = ffi.gc(made, lib.el_plan_free)
         self._recorded: list[tuple[int, Work]] = []
         self.max_threads = MAX_THREADS
         """Of a pool that runs it: the fewest that the ops' scratch has room for."""
@@ -160,7 +152,7 @@ class Plan:
         """What `replay` takes: the C arguments, converted once."""
         if pool.threads > self.max_threads:
             raise InvalidRequestError(f"the plan's scratch serves {self.max_threads} threads; the pool has {pool.threads}")
-        return self.pointer, pool.pointer, _pointer("el_step *", step.array), ffi.NULL
+        return self.pointer, pool.pointer, pointer("el_step *", step.array), ffi.NULL
 
     def run(self, pool: Pool, step: Step) -> None:
         """Replay every op once for this step. The GIL is released meanwhile."""
@@ -169,8 +161,8 @@ class Plan:
     def profile(self, pool: Pool, step: Step) -> npt.NDArray[np.int64]:
         """Replay with a barrier after each op; int64 [ops], nanoseconds each took."""
         times = np.zeros(len(self), np.int64)
-        pointer, threads, state, _ = self.bind(pool, step)
-        replay((pointer, threads, state, _pointer("int64_t *", times)))
+        plan, threads, state, _ = self.bind(pool, step)
+        replay((plan, threads, state, pointer("int64_t *", times)))
         return times
 
 
@@ -202,15 +194,15 @@ def pack(matrix: QuantizedMatrix, codes: U8, scales: F16, layout: Layout = "mult
     if scheme.group == "tensor":
         parts = [np.repeat(part, rows, axis=0) for part in parts]
     sources = [np.require(part, requirements=["C", "A"]) for part in (matrix.codes, *parts)]
-    pointers = [_pointer("uint8_t *", sources[0]), *(_pointer("uint16_t *", part) for part in sources[1:])]
+    pointers = [pointer("uint8_t *", sources[0]), *(pointer("uint16_t *", part) for part in sources[1:])]
     minimums = pointers[2] if scheme.has_min else ffi.NULL
-    lib.el_pack(described, pointers[0], pointers[1], minimums, _pointer("uint8_t *", codes), _pointer("uint16_t *", scales))
+    lib.el_pack(described, pointers[0], pointers[1], minimums, pointer("uint8_t *", codes), pointer("uint16_t *", scales))
     return packed
 
 
 def lock(array: npt.NDArray[Any]) -> None:
     """Bring the array's pages into memory and keep them there until they are unmapped; OSError if the system refuses."""
-    _require_locked(lib.el_lock(_pointer("void *", array), array.nbytes))
+    _require_locked(lib.el_lock(pointer("void *", array), array.nbytes))
 
 
 def lock_all() -> None:
@@ -237,7 +229,7 @@ def exp(x: F32, isa: str) -> F32:
     """The kernels' own exp of float32 [n], for their tests."""
     x = np.ascontiguousarray(x, np.float32)
     out = np.empty_like(x)
-    if lib.el_exp(ISAS.index(isa), _pointer("float *", x), _pointer("float *", out), x.size):
+    if lib.el_exp(ISAS.index(isa), pointer("float *", x), pointer("float *", out), x.size):
         raise NativeError(f"the exp of {isa!r} can't run here; available: {', '.join(isas_available())}")
     return out
 
@@ -247,15 +239,9 @@ def read(data: U8, pool: Pool) -> int:
     if data.nbytes % READ_BLOCK:
         raise InvalidRequestError(f"what is read must be a multiple of {READ_BLOCK} bytes, not {data.nbytes}")
     words = ffi.new("uint64_t *")
-    if lib.el_read(pool.pointer, _pointer("void *", data), data.nbytes, words):
+    if lib.el_read(pool.pointer, pointer("void *", data), data.nbytes, words):
         raise NativeError(_NO_THREADS)
     return int(words[0])
-
-
-def _pointer(ctype: str, array: npt.NDArray[Any]) -> CData:
-    if not (array.flags.c_contiguous and array.flags.aligned):
-        raise InvalidRequestError(f"a contiguous, aligned array was expected, not strides {array.strides} for {array.dtype} {array.shape}")
-    return ffi.cast(ctype, array.ctypes.data)
 
 
 def _check(name: str, array: npt.NDArray[Any], dtype: type, *tail: int) -> None:
@@ -271,7 +257,7 @@ def _fill_matrix(field: CData, matrix: PackedMatrix) -> None:
     if found != expected:
         raise InvalidRequestError(f"{matrix.rows} x {matrix.cols} packed as {matrix.scheme} has {expected} bytes, not {found}")
     _describe_matrix(field, matrix)
-    field.codes, field.scales = _pointer("uint8_t *", matrix.codes), _pointer("uint16_t *", matrix.scales)
+    field.codes, field.scales = pointer("uint8_t *", matrix.codes), pointer("uint16_t *", matrix.scales)
 
 
 def _describe_matrix(field: CData, matrix: PackedMatrix) -> None:
@@ -294,23 +280,23 @@ def _fill_activation(field: CData, a: Activation) -> None:
     _check("activation scales", a.scales, np.float32, 1 if a.group == cols else cols // BLOCK)
     _check("activation offsets", a.offsets, np.int32, cols // BLOCK)
     _check("activation scaled_sums", a.scaled_sums, np.float32, cols // BLOCK)
-    field.codes, field.scales = _pointer("int8_t *", a.codes), _pointer("float *", a.scales)
-    field.offsets, field.scaled_sums = _pointer("int32_t *", a.offsets), _pointer("float *", a.scaled_sums)
+    field.codes, field.scales = pointer("int8_t *", a.codes), pointer("float *", a.scales)
+    field.offsets, field.scaled_sums = pointer("int32_t *", a.offsets), pointer("float *", a.scaled_sums)
     field.cols, field.group = cols, a.group
     if a.lookup:
         for kind, table in a.lookup.tables.items():
             _check(f"{kind} tables", table, np.uint8, TABLE_BYTES[kind])
             if len(table) != cols // BLOCK:
                 raise InvalidRequestError(f"{kind} tables of {len(table)} blocks can't serve {cols} columns")
-            field.tables[getattr(lib, f"EL_{kind.upper()}")] = _pointer("uint8_t *", table)
+            field.tables[getattr(lib, f"EL_{kind.upper()}")] = pointer("uint8_t *", table)
         _check("tiles", a.lookup.tiles, np.uint8, a.lookup.tiles.shape[-1])
-        field.tiles, field.tiles_bytes = _pointer("uint8_t *", a.lookup.tiles), a.lookup.tiles.shape[1]
+        field.tiles, field.tiles_bytes = pointer("uint8_t *", a.lookup.tiles), a.lookup.tiles.shape[1]
 
 
 def _fill_matmul(args: CData, out: F32, x: Activation, w: PackedMatrix, accumulate: bool, outputs_only: bool) -> Work:
     _check("matmul: out", out, np.float32, w.rows)
     _check("matmul: x", x.codes, np.int8, w.cols)
-    args.out, args.out_cols, args.accumulate, args.outputs_only = _pointer("float *", out), w.rows, accumulate, outputs_only
+    args.out, args.out_cols, args.accumulate, args.outputs_only = pointer("float *", out), w.rows, accumulate, outputs_only
     _fill_matrix(args.w, w)
     _fill_activation(args.x, x)
     return Work((w.rows, w.cols), w.scheme, weight_bytes=w.nbytes, per_token=w.rows * w.cols, outputs_only=outputs_only)
@@ -325,7 +311,7 @@ def _fill_cache(field: CData, cache: CacheLayer) -> None:
     if cache.values.dtype not in (np.float16, np.float32):
         raise InvalidRequestError(f"a cache holds float16 or float32, not {cache.values.dtype}")
     _check_head_dim(head_dim)
-    field.keys, field.values = _pointer("void *", cache.keys), _pointer("void *", cache.values)
+    field.keys, field.values = pointer("void *", cache.keys), pointer("void *", cache.values)
     field.heads, field.head_dim, field.context = heads, head_dim, context
     field.is_f16 = cache.values.dtype == np.float16
 
@@ -333,7 +319,7 @@ def _fill_cache(field: CData, cache: CacheLayer) -> None:
 def _fill_first(field: CData, first: I64, op: int) -> None:
     if first.dtype != np.int64 or first.shape != (1,) or not 0 <= op < 1 << 15:
         raise InvalidRequestError(f"a check notes in int64 (1,) an op of 0..32767, not {op} in {first.dtype} {first.shape}")
-    field.first, field.op = _pointer("int64_t *", first), op
+    field.first, field.op = pointer("int64_t *", first), op
 
 
 def _check_head_dim(head_dim: int) -> None:
@@ -389,7 +375,7 @@ class _NativeOps:
         _check("embed: tokens", tokens, np.int32)
         op = ffi.new("el_op *", {"kind": lib.EL_OP_EMBED})
         args = op.args.embed
-        args.tokens, args.out = _pointer("int32_t *", tokens), _pointer("float *", out)
+        args.tokens, args.out = pointer("int32_t *", tokens), pointer("float *", out)
         _fill_matrix(args.table, table)
         work = Work((table.rows, table.cols), table.scheme, bytes_per_token=table.nbytes // table.rows)
         self._emit(op, work, _parts(tokens, table), [out], step)
@@ -401,7 +387,7 @@ class _NativeOps:
             raise InvalidRequestError(f"rmsnorm_quantize: weight {weight.dtype} {weight.shape} for x {x.shape}")
         op = ffi.new("el_op *", {"kind": lib.EL_OP_RMSNORM_QUANTIZE})
         args = op.args.rmsnorm_quantize
-        args.x, args.weight = _pointer("float *", x), _pointer("float *", weight)
+        args.x, args.weight = pointer("float *", x), pointer("float *", weight)
         args.eps, args.outputs_only = eps, outputs_only
         _fill_activation(args.out, out)
         self._emit(op, Work(x.shape[1:], outputs_only=outputs_only), [x, weight], _parts(out), step)
@@ -410,7 +396,7 @@ class _NativeOps:
         """out = x in int8, in out's groups: 32 columns or all."""
         _check("quantize: x", x, np.float32, out.codes.shape[1])
         op = ffi.new("el_op *", {"kind": lib.EL_OP_QUANTIZE})
-        op.args.quantize.x = _pointer("float *", x)
+        op.args.quantize.x = pointer("float *", x)
         _fill_activation(op.args.quantize.out, out)
         self._emit(op, Work(x.shape[1:]), [x], _parts(out), step)
 
@@ -428,7 +414,7 @@ class _NativeOps:
         _check_rotation(cos, sin, head_dim)
         op = ffi.new("el_op *", {"kind": lib.EL_OP_ROPE})
         args = op.args.rope
-        args.x, args.cos, args.sin = (_pointer("float *", a) for a in (x, cos, sin))
+        args.x, args.cos, args.sin = (pointer("float *", a) for a in (x, cos, sin))
         args.heads, args.head_dim = heads, head_dim
         self._emit(op, Work(x.shape[1:]), [cos, sin], [x], step)
 
@@ -442,7 +428,7 @@ class _NativeOps:
             raise InvalidRequestError(f"cos and sin have {len(cos)} positions; the cache has {cache.context}")
         op = ffi.new("el_op *", {"kind": lib.EL_OP_CACHE_APPEND})
         args = op.args.cache_append
-        args.k, args.v, args.cos, args.sin = (_pointer("float *", a) for a in (k, v, cos, sin))
+        args.k, args.v, args.cos, args.sin = (pointer("float *", a) for a in (k, v, cos, sin))
         _fill_cache(args.cache, cache)
         self._emit(op, Work(k.shape[1:]), [k, v, cos, sin], _parts(cache), step)
 
@@ -459,8 +445,8 @@ class _NativeOps:
                 raise InvalidRequestError(f"attention: scratch {np.dtype(dtype).name} {shape} is needed, not {part.dtype} {part.shape}")
         op = ffi.new("el_op *", {"kind": lib.EL_OP_ATTENTION})
         args = op.args.attention
-        args.q, args.out, args.partials = (_pointer("float *", a) for a in (q, out, scratch.blocks))
-        args.arrived = _pointer("int32_t *", scratch.arrived)
+        args.q, args.out, args.partials = (pointer("float *", a) for a in (q, out, scratch.blocks))
+        args.arrived = pointer("int32_t *", scratch.arrived)
         args.heads, args.scale = heads, scale
         _fill_cache(args.cache, cache)
         bytes_per_position = (cache.keys.nbytes + cache.values.nbytes) // cache.context
@@ -473,7 +459,7 @@ class _NativeOps:
             _check(f"swiglu_quantize: {name}", array, np.float32, out.codes.shape[1])
         op = ffi.new("el_op *", {"kind": lib.EL_OP_SWIGLU_QUANTIZE})
         args = op.args.swiglu_quantize
-        args.gate, args.up = _pointer("float *", gate), _pointer("float *", up)
+        args.gate, args.up = pointer("float *", gate), pointer("float *", up)
         _fill_activation(args.out, out)
         self._emit(op, Work(gate.shape[1:]), [gate, up], _parts(out), step)
 
@@ -482,7 +468,7 @@ class _NativeOps:
         _check("check_finite: x", x, np.float32, *x.shape[1:2])
         check = ffi.new("el_op *", {"kind": lib.EL_OP_CHECK_FINITE})
         args = check.args.check_finite
-        args.x, args.cols, args.outputs_only = _pointer("float *", x), x.shape[1], outputs_only
+        args.x, args.cols, args.outputs_only = pointer("float *", x), x.shape[1], outputs_only
         _fill_first(args, first, op)
         self._emit(check, Work(x.shape[1:], outputs_only=outputs_only), [x], [first], step)
 
@@ -551,7 +537,7 @@ class Lut8Recorder(Recorder):
             bits = 4 if w.scheme.family == "int4" else 2
             self._tables[key] = [self._empty((w.cols // BLOCK, 128 * bits), np.uint8), self._empty((w.cols // BLOCK,), np.float32)]
         tables, scales = self._tables[key]
-        op.args.lut8.tables, op.args.lut8.scales = _pointer("uint8_t *", tables), _pointer("float *", scales)
+        op.args.lut8.tables, op.args.lut8.scales = pointer("uint8_t *", tables), pointer("float *", scales)
         if key not in self._made:
             rounding = ffi.new("el_op *", {"kind": lib.EL_OP_LUT8_TABLES, "args": op.args})
             self._emit(rounding, Work(x.codes.shape[1:]), _parts(x), [tables, scales], step)

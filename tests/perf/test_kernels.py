@@ -7,6 +7,7 @@ from dataclasses import asdict
 from timeit import timeit
 from typing import Any
 
+import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
@@ -16,6 +17,7 @@ from edgellm.measure.bandwidth import ReadProbe
 from edgellm.measure.microbench import KernelBench, Setting
 from edgellm.measure.statistics import percentile
 from edgellm.measure.table import shown
+from edgellm.ops.drawing import Drawing
 from edgellm.ops.native import READ_BLOCK
 from tests.perf.tables import Tables
 
@@ -84,3 +86,16 @@ def test_attention(isa: str, n_tokens: int, position: int, run: Run) -> None:
 def test_vectors(isa: str, kernel: str, dims: tuple[int, ...], n_tokens: int, run: Run) -> None:
     setting = Setting(isa, n_tokens)
     run(getattr(microbench, kernel)(setting, *dims), setting)
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.05}], ids=str)
+def test_sample(isa: str, filters: dict[str, Any], benchmark: BenchmarkFixture, tables: Tables) -> None:
+    """Drawing a token, which one thread does between two steps, of logits that are spread like a model's."""
+    timed: Any = benchmark
+    logits = 3 * np.random.default_rng(0).standard_normal(HEAD[0], np.float32)
+    options = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0} | filters
+    drawing = Drawing(len(logits), isa=isa, **options)
+    timed.pedantic(drawing.draw, (logits, np.empty(0, np.int64), 0.5), rounds=MOST, iterations=4, warmup_rounds=1)
+    timed.extra_info.update({"kernel": "el_sample", "isa": isa, "vocabulary": len(logits), **options, "provenance": "measured"})
+    us = f"{percentile(timed.stats.stats.data, 50) * 1e6:.1f}"
+    tables.add("kernels", COLUMNS, (f"el_sample, {isa}", ", ".join(f"{k} {v}" for k, v in filters.items()), "1", "", us, "", "", ""))

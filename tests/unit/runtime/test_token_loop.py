@@ -1,6 +1,4 @@
-"""In real time a token takes no page fault and nothing that outlives it, and a greedy one no malloc. Other sampling calculates with
-temporary arrays of NumPy's, which come from the heap and go back to it.
-"""
+"""In real time a token, however it is drawn, takes no page fault, no malloc and nothing that outlives it."""
 
 from __future__ import annotations
 
