@@ -51,7 +51,18 @@ static void read_trits(const trit_table *trits, const uint8_t *bytes, int64_t fi
     memcpy(code, whole + first % TRITS_A_BYTE, EL_BLOCK);
 }
 
-/* The unsigned codes of 32 columns of a row's plane, in order. */
+/* Nibbles of 32 columns, in the file and in a lane's bytes. */
+static inline void pack_nibbles(const uint8_t *pairs, int column_step, uint8_t *lane)
+{
+    for (int i = 0; i < 4; i++, pairs += 4, lane += 64) { /* columns 0 1, 2 3, 4 5, 6 7 -> 0 4, 1 5, 2 6, 3 7 */
+        lane[0] = (uint8_t)((pairs[0] & 15) | pairs[2] << 4);
+        lane[column_step] = (uint8_t)(pairs[0] >> 4 | (pairs[2] & 0xf0));
+        lane[2 * column_step] = (uint8_t)((pairs[1] & 15) | pairs[3] << 4);
+        lane[3 * column_step] = (uint8_t)(pairs[1] >> 4 | (pairs[3] & 0xf0));
+    }
+}
+
+/* The unsigned codes of 32 columns of a row's plane, in order; not of 4 bits. */
 static inline void read_block(const el_matrix *m, const trit_table *trits, const uint8_t *row, int64_t block, int plane,
                               uint8_t code[EL_BLOCK])
 {
@@ -61,9 +72,6 @@ static inline void read_block(const el_matrix *m, const trit_table *trits, const
     } else if (bits == 8) {
         for (int k = 0; k < EL_BLOCK; k++)
             code[k] = row[block * EL_BLOCK + k] ^ 0x80;
-    } else if (bits == 4) {
-        for (int k = 0; k < EL_BLOCK; k++)
-            code[k] = row[block * 16 + k / 2] >> k % 2 * 4 & 15;
     } else {
         for (int k = 0; k < EL_BLOCK; k++)
             code[k] = row[block * 8 + k / 4] >> k % 4 * 2 & 3;
@@ -73,7 +81,7 @@ static inline void read_block(const el_matrix *m, const trit_table *trits, const
     }
 }
 
-/* Writes a lane's 32 codes into its bytes of a plane. */
+/* Writes a lane's 32 codes into its bytes of a plane; not those of 4 bits. */
 static inline void place_block(int bits, int column_step, const uint8_t code[EL_BLOCK], uint8_t *lane)
 {
     int width = bits == 3 ? 2 : bits, quads = 8 / width; /* bits of a code in a byte, quads that share it */
@@ -97,10 +105,13 @@ static void pack_row(const el_matrix *m, const trit_table *trits, const uint8_t 
     for (int64_t b = 0; b < m->cols / EL_BLOCK; b++)
         for (int p = 0; p < planes; p++, lane += el_plane_bytes(m->scheme)) {
             uint8_t code[EL_BLOCK];
+            if (bits == 4) {
+                pack_nibbles(row + b * 16, step, lane);
+                continue;
+            }
             read_block(m, trits, row, b, p, code);
             switch (bits) { /* constants, so that the loops unroll */
             case 8: place_block(8, step, code, lane); break;
-            case 4: place_block(4, step, code, lane); break;
             case 3: place_block(3, step, code, lane); break;
             default: place_block(2, step, code, lane); break;
             }
@@ -111,9 +122,11 @@ void el_pack(const el_matrix *m, const uint8_t *codes, const uint16_t *scales, c
              uint16_t *packed_scales)
 {
     int64_t groups = el_groups(m), planes = el_planes(m->scheme), parts = el_scale_rows(m->scheme);
-    int64_t tile_bytes = m->cols / EL_BLOCK * el_block_bytes(m->scheme);
-    memset(packed_codes, 0, (size_t)el_packed_codes_bytes(m));
-    memset(packed_scales, 0, (size_t)el_packed_scales_bytes(m));
+    int64_t tile_bytes = m->cols / EL_BLOCK * el_block_bytes(m->scheme), tile_scales = groups * parts * EL_TILE;
+    if (m->rows % EL_TILE) {
+        memset(packed_codes + m->rows / EL_TILE * tile_bytes, 0, (size_t)tile_bytes);
+        memset(packed_scales + m->rows / EL_TILE * tile_scales, 0, (size_t)tile_scales * sizeof *packed_scales);
+    }
     trit_table trits;
     fill_trits(&trits);
     for (int64_t row = 0; row < m->rows; row++) {
