@@ -212,7 +212,7 @@ typedef struct {                 /* how a token is drawn of V (edgellm/runtime/s
     int32_t *ids;                /* [V]: the candidates */
     int32_t candidates;          /* how many were left to draw from */
     double *sums;                /* [V], scratch */
-    el_ranked *ranked;           /* [V], scratch */
+    el_ranked *ranked, *room;    /* [V] each, scratch */
 } el_sampler;
 
 /* The id of the token that `uniform`, in [0, 1), falls on; the most probable one at temperature 0. -1 - id where that one's logit is

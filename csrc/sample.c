@@ -2,8 +2,11 @@
  * seed draws the same text everywhere; tests/unit/ops/drawing.py says it in NumPy. */
 #include "edgellm.h"
 
-#define LANES 16
-#define FEWEST 256 /* candidates that the nucleus is looked for among, first; 8 times as many wherever they are too few */
+#define LANES 16       /* maxima that do not wait for each other */
+#define FEWEST 256     /* candidates that the nucleus is looked for among first, before all */
+#define HEAP_MOST 512  /* beyond it, sorting all takes no longer */
+#define DIGIT_BITS 11
+#define DIGITS 6
 
 /* exp(r) on |r| <= ln(2)/2 as FreeBSD's e_exp.c computes it: r * (exp(r) + 1) / (exp(r) - 1) = 2 + P1 r^2 + ... + P5 r^10 */
 #define P1 1.66666666666666019037e-01
@@ -55,18 +58,13 @@ EL_TARGET_END
 
 static void weigh(int isa, double *weights, int32_t n, double best, double temperature)
 {
-    static void (*const functions[EL_ISA_COUNT])(double *, int32_t, double, double) = {
-        [EL_ISA_SCALAR] = weigh__any,
+    switch (isa) {
 #if EL_X86
-        [EL_ISA_AVX2] = weigh__avx2,
-        [EL_ISA_AVX512] = weigh__avx512,
-        [EL_ISA_AVX512VNNI] = weigh__avx512,
-#elif EL_ARM64
-        [EL_ISA_NEON] = weigh__any,
-        [EL_ISA_NEON_DOTPROD] = weigh__any,
+    case EL_ISA_AVX2: weigh__avx2(weights, n, best, temperature); break;
+    case EL_ISA_AVX512: case EL_ISA_AVX512VNNI: weigh__avx512(weights, n, best, temperature); break;
 #endif
-    };
-    functions[isa](weights, n, best, temperature);
+    default: weigh__any(weights, n, best, temperature);
+    }
 }
 
 /* Sums up to each weight, in place; gives the sum of all. */
@@ -110,8 +108,8 @@ static void sift_down(el_ranked *heap, int32_t n, int32_t i)
     heap[i] = moved;
 }
 
-/* The k largest of n >= k values, the largest first, among equals the lowest position first. */
-static void find_largest(const double *values, int32_t n, int32_t k, el_ranked *largest)
+/* What select_largest gives, for small k: a heap of those found so far. */
+static void heap_largest(const double *values, int32_t n, int32_t k, el_ranked *largest)
 {
     for (int32_t i = 0; i < k; i++)
         largest[i] = (el_ranked){values[i], i};
@@ -128,6 +126,48 @@ static void find_largest(const double *values, int32_t n, int32_t k, el_ranked *
         largest[i] = lowest;
         sift_down(largest, i, 0);
     }
+}
+
+/* Digit d of what orders values as integers, the largest first. */
+static inline uint32_t digit(double value, int d)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, 8);
+    bits = bits >> 63 ? bits : ~bits & INT64_MAX;
+    return (uint32_t)(bits >> d * DIGIT_BITS & ((1u << DIGIT_BITS) - 1));
+}
+
+/* All of n values, the largest first, among equals the lowest position first: a radix sort, from the last digit on. */
+static void sort_all(const double *values, int32_t n, el_ranked *from, el_ranked *to)
+{
+    uint32_t place[DIGITS][1 << DIGIT_BITS] = {{0}}; /* of the next value with that digit */
+    for (int32_t i = 0; i < n; i++) {
+        from[i] = (el_ranked){values[i] + 0.0, i}; /* -0 is 0 */
+        for (int d = 0; d < DIGITS; d++)
+            place[d][digit(from[i].value, d)]++;
+    }
+    for (int d = 0; d < DIGITS; d++) { /* an even number, so that all end where they began */
+        uint32_t before = 0;
+        for (int v = 0; v < 1 << DIGIT_BITS; v++) {
+            uint32_t count = place[d][v];
+            place[d][v] = before;
+            before += count;
+        }
+        for (int32_t i = 0; i < n; i++)
+            to[place[d][digit(from[i].value, d)]++] = from[i];
+        el_ranked *sorted = to;
+        to = from;
+        from = sorted;
+    }
+}
+
+/* Into `ranked` the k largest of n >= k values, the largest first, among equals the lowest position first. */
+static void select_largest(const el_sampler *s, const double *values, int32_t n, int32_t k)
+{
+    if (k <= HEAP_MOST)
+        heap_largest(values, n, k, s->ranked);
+    else
+        sort_all(values, n, s->ranked, s->room);
 }
 
 /* Fills weights with the logits, with the penalty for those of the history. -1 where its ids are outside the vocabulary. */
@@ -166,15 +206,16 @@ static int32_t find_best(const double *scores, int32_t n)
         best = scores[i] > best ? scores[i] : best;
         is_nan[0] |= isnan(scores[i]);
     }
-    for (i = 0; is_nan[0] ? !isnan(scores[i]) : scores[i] != best; i++)
-        ;
+    i = 0;
+    while (i < n - 1 && (is_nan[0] ? !isnan(scores[i]) : scores[i] != best))
+        i++;
     return i;
 }
 
 /* Leaves the k most probable candidates. */
 static int32_t keep_top_k(const el_sampler *s, int32_t k)
 {
-    find_largest(s->weights, s->vocabulary, k, s->ranked);
+    select_largest(s, s->weights, s->vocabulary, k);
     for (int32_t i = 0; i < k; i++) {
         s->ids[i] = s->ranked[i].at;
         s->weights[i] = s->ranked[i].value;
@@ -188,8 +229,8 @@ static int32_t keep_nucleus(const el_sampler *s, int32_t n)
     memcpy(s->sums, s->weights, (size_t)n * sizeof *s->sums);
     double wanted = s->top_p * accumulate(s->sums, n);
     int32_t k = n < FEWEST ? n : FEWEST, kept;
-    for (;; k = k < n / 8 ? 8 * k : n) {
-        find_largest(s->weights, n, k, s->ranked);
+    for (;; k = n) {
+        select_largest(s, s->weights, n, k);
         for (int32_t i = 0; i < k; i++)
             s->sums[i] = s->ranked[i].value;
         if (accumulate(s->sums, k) >= wanted || k == n)

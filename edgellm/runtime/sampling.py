@@ -53,21 +53,25 @@ class SamplingParams:
 
 
 class Sampler:
-    """Draws one token after the other for one text; `params.seed` fixes all of them. Its memory is taken once, not for each token."""
+    """Draws one token after the other for one text; `params.seed` fixes all of them. Its memory is taken once, not for each token. For one
+    thread at a time.
+    """
 
     def __init__(self, params: SamplingParams, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._bits = PCG64(params.seed)
         self._temperature = params.temperature
         self._penalizes = params.repetition_penalty != 1
-        self._drawing = Drawing(
-            vocab_size,
-            temperature=params.temperature,
-            top_k=params.top_k,
-            top_p=params.top_p,
-            min_p=params.min_p,
-            repetition_penalty=params.repetition_penalty,
-        )
+        self._drawing: Drawing | None = None
+        if self._temperature or self._penalizes:
+            self._drawing = Drawing(
+                vocab_size,
+                temperature=params.temperature,
+                top_k=params.top_k,
+                top_p=params.top_p,
+                min_p=params.min_p,
+                repetition_penalty=params.repetition_penalty,
+            )
 
     def sample(self, logits: F32, history: Sequence[int] | I64 = ()) -> int:
         """The next token's id; among equals the lowest id comes first.
@@ -75,18 +79,27 @@ class Sampler:
         logits:  float32 [V]; -inf means never. EdgeLLMError if they hold NaN or +inf, or nothing but -inf.
         history: ids of the prompt and of what was generated, for the repetition penalty
         """
-        if logits.shape != (self._vocab_size,):
-            raise InvalidRequestError(f"logits have shape {logits.shape}; the sampler was made for ({self._vocab_size},)")
-        token_id = self._draw(logits, history) if self._temperature or self._penalizes else _most_probable(logits)
+        if logits.shape != (self._vocab_size,) or logits.dtype != np.float32:
+            raise InvalidRequestError(
+                f"logits are {logits.dtype} and have shape {logits.shape}; the sampler was made for float32 ({self._vocab_size},)"
+            )
+        token_id = _most_probable(logits) if self._drawing is None else self._draw(self._drawing, logits, history)
         if token_id < 0:
             worst = -1 - token_id
             raise EdgeLLMError(f"the logits cannot be sampled from: the largest is {logits[worst]} (token {worst})")
         return token_id
 
-    def _draw(self, logits: F32, history: Sequence[int] | I64) -> int:
-        penalized = np.asarray(history, dtype=np.int64) if self._penalizes else _NOTHING
+    def _draw(self, drawing: Drawing, logits: F32, history: Sequence[int] | I64) -> int:
+        penalized = _as_ids(history) if self._penalizes else _NOTHING
         uniform = (self._bits.random_raw() >> 11) * 2.0**-53 if self._temperature else 0.0
-        return self._drawing.draw(logits, penalized, uniform)
+        return drawing.draw(np.ascontiguousarray(logits), penalized, uniform)
+
+
+def _as_ids(history: Sequence[int] | I64) -> I64:
+    try:
+        return np.ascontiguousarray(history, np.int64)
+    except OverflowError as error:
+        raise InvalidRequestError(f"the history holds ids outside the vocabulary: {error}") from error
 
 
 def _most_probable(logits: F32) -> int:

@@ -88,7 +88,7 @@ def test_vectors(isa: str, kernel: str, dims: tuple[int, ...], n_tokens: int, ru
     run(getattr(microbench, kernel)(setting, *dims), setting)
 
 
-@pytest.mark.parametrize("filters", [{}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.05}], ids=str)
+@pytest.mark.parametrize("filters", [{}, {"top_k": 40}, {"top_p": 0.9}, {"top_p": 0.9, "temperature": 2.0}, {"min_p": 0.05}], ids=str)
 def test_sample(isa: str, filters: dict[str, Any], benchmark: BenchmarkFixture, tables: Tables) -> None:
     """Drawing a token, which one thread does between two steps, of logits that are spread like a model's."""
     timed: Any = benchmark

@@ -130,5 +130,8 @@ def test_what_can_not_be_drawn_is_refused() -> None:
     for outside in (-1, 4):
         with pytest.raises(InvalidRequestError, match="outside the vocabulary"):
             drawn_by(OFF, 4).draw(zeros, np.array([0, outside]), 0.5)
+    for uniform in (1.0, -0.1, NAN):
+        with pytest.raises(InvalidRequestError, match="from 0 to 1"):
+            drawn_by(OFF, 4).draw(zeros, NOTHING, uniform)
     with pytest.raises(InvalidRequestError, match="contiguous"):
         drawn_by(OFF, 4).draw(np.zeros(8, np.float32)[::2], NOTHING, 0.5)

@@ -92,8 +92,9 @@ def test_the_history_is_penalised() -> None:
     penalised = [1.0, 4.0, -2.0, 0.0]  # 2/2, untouched, -1*2, 0
     assert frequencies([2, 4, -1, 0], penalty, history=[0, 2, 3, 0, 0]) == frequencies(penalised, SamplingParams(temperature=1))
     assert Sampler(SamplingParams(repetition_penalty=3), 2).sample(np.array([2, 1], np.float32), [0]) == 1
-    with pytest.raises(InvalidRequestError, match="outside the vocabulary"):
-        Sampler(penalty, 2).sample(np.zeros(2, np.float32), [2])
+    for outside in (2, -1, 2**63):
+        with pytest.raises(InvalidRequestError, match="outside the vocabulary"):
+            Sampler(penalty, 2).sample(np.zeros(2, np.float32), [outside])
 
 
 def test_the_logits_are_left_alone() -> None:
@@ -120,6 +121,14 @@ def test_logits_that_mean_nothing_are_refused(bad: list[float], named: str, temp
 def test_logits_of_another_size_are_refused() -> None:
     with pytest.raises(InvalidRequestError, match=r"shape \(3,\).*\(4,\)"):
         Sampler(SamplingParams(), 4).sample(np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(temperature=1), SamplingParams(repetition_penalty=2)], ids=str)
+def test_only_float32_is_taken_but_wherever_it_lies(params: SamplingParams) -> None:
+    with pytest.raises(InvalidRequestError, match="are float64"):
+        Sampler(params, 4).sample(np.zeros(4), [0])  # type: ignore[arg-type]
+    logits = np.array([0, 9, 1, 9, 90, 9, 2, 9], np.float32)
+    assert Sampler(params, 4).sample(logits[::2], np.array([0, 9, 1])[::2]) == 2
 
 
 @pytest.mark.parametrize(
