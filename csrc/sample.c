@@ -4,7 +4,7 @@
 
 #define LANES 16       /* maxima that do not wait for each other */
 #define FEWEST 256     /* candidates that the nucleus is looked for among first, before all */
-#define HEAP_MOST 512  /* beyond it, sorting all takes no longer */
+#define HEAP_MOST 1024 /* about where sorting all takes as long */
 #define DIGIT_BITS 11
 #define DIGITS 6
 
@@ -17,10 +17,10 @@
 #define LN2_HIGH 6.93147180369123816490e-01 /* its last 20 bits are zero, so that n * LN2_HIGH is exact */
 #define LN2_LOW 1.90821492927058770002e-10
 #define INVERSE_LN2 1.44269504088896338700e+00
-#define UNDERFLOW -708.0
+#define EXP_LEAST -708.0
 #define TO_INTEGER 0x1.8p52 /* added, leaves no room for a fraction: the low bits are the nearest integer */
 
-/* e^x for x <= 0, within 1 ulp; 0 below UNDERFLOW, where results would be subnormal. Without branches, to be vectorized (weigh). */
+/* e^x for x <= 0, within 1 ulp; 0 below EXP_LEAST, where results would be subnormal. Without branches, to be vectorized (weigh). */
 INLINE double exp_nonpositive(double x)
 {
     double shifted = x * INVERSE_LN2 + TO_INTEGER, n = shifted - TO_INTEGER;
@@ -33,7 +33,7 @@ INLINE double exp_nonpositive(double x)
     memcpy(&power, &bits, 8);
     result = fraction * power;
     memcpy(&bits, &result, 8);
-    bits &= -(uint64_t)(x >= UNDERFLOW);
+    bits &= -(uint64_t)(x >= EXP_LEAST);
     memcpy(&result, &bits, 8);
     return result;
 }
