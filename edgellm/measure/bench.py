@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from edgellm.errors import InvalidRequestError
-from edgellm.measure.backends.protocol import Backend, LoadBackend
+from edgellm.measure.backends.protocol import LoadTokenBackend, TokenBackend
 from edgellm.measure.results import Record
 from edgellm.measure.statistics import standard_deviation
 from edgellm.measure.table import markdown
@@ -45,7 +45,7 @@ class Case:
         """How many tokens the cache must hold."""
         return self.tokens if self.kind == "pp" else self.tokens + self.depth
 
-    def run(self, backend: Backend) -> list[int]:
+    def run(self, backend: TokenBackend) -> list[int]:
         """One round: the nanoseconds that each call took, one of pp and `tokens` of tg."""
         ids = np.random.default_rng(SEED).integers(backend.vocab_size, size=self.context).tolist()
         return _time_prefill(backend, ids) if self.kind == "pp" else _time_decode(backend, ids, self.depth)
@@ -55,7 +55,7 @@ class Case:
 class Turn:
     """What one backend does in every round."""
 
-    backend: Backend
+    backend: TokenBackend
     case: Case
 
 
@@ -66,7 +66,7 @@ def run(
     threads: Sequence[int],
     rounds: int,
     progress: bool = True,
-    load: LoadBackend | None = None,
+    load: LoadTokenBackend | None = None,
 ) -> Iterator[Record]:
     """Measure a model file: one record per thread count and case (see `measure`), on EdgeLLM unless `load` gives another backend.
 
@@ -85,7 +85,9 @@ def run(
     return _run(Path(model), cases, threads, rounds, progress, load or _load_edgellm)
 
 
-def _run(model: Path, cases: Sequence[Case], threads: Sequence[int], rounds: int, progress: bool, load: LoadBackend) -> Iterator[Record]:
+def _run(
+    model: Path, cases: Sequence[Case], threads: Sequence[int], rounds: int, progress: bool, load: LoadTokenBackend
+) -> Iterator[Record]:
     for count in threads:
         backend = load(model, threads=count, context=max(case.context for case in cases))
         try:
@@ -95,7 +97,7 @@ def _run(model: Path, cases: Sequence[Case], threads: Sequence[int], rounds: int
 
 
 def measure(
-    backends: Sequence[Backend], cases: Sequence[Case], rounds: int, progress: bool = True, settle_s: float = 0
+    backends: Sequence[TokenBackend], cases: Sequence[Case], rounds: int, progress: bool = True, settle_s: float = 0
 ) -> Iterator[Record]:
     """Time each case on each backend, the backends taking turns (see `interleave`): per case one record per backend."""
     for case in cases:
@@ -135,13 +137,13 @@ def table(records: Sequence[Record]) -> str:
     return markdown(head, [_row(record) for record in records])
 
 
-def _time_prefill(backend: Backend, ids: list[int]) -> list[int]:
+def _time_prefill(backend: TokenBackend, ids: list[int]) -> list[int]:
     start = time.perf_counter_ns()
     backend.prefill(ids)
     return [time.perf_counter_ns() - start]
 
 
-def _time_decode(backend: Backend, ids: list[int], depth: int) -> list[int]:
+def _time_decode(backend: TokenBackend, ids: list[int], depth: int) -> list[int]:
     backend.prefill(ids[:depth])
     times_ns = [time.perf_counter_ns()]
     for token in ids[depth:]:
@@ -150,13 +152,13 @@ def _time_decode(backend: Backend, ids: list[int], depth: int) -> list[int]:
     return [after - before for before, after in pairwise(times_ns)]
 
 
-def _load_edgellm(model: Path, *, threads: int, context: int) -> Backend:
+def _load_edgellm(model: Path, *, threads: int, context: int) -> TokenBackend:
     from edgellm.measure.backends.edgellm import EdgeLLMBackend  # here, because other backends need no compiled kernels
 
     return EdgeLLMBackend(model, threads=threads, context=context)
 
 
-def _facts(backend: Backend) -> Record:
+def _facts(backend: TokenBackend) -> Record:
     return {"cpu_info": cpu_model(), "backend": backend.name, "n_threads": backend.threads, **backend.description()}
 
 

@@ -258,11 +258,12 @@ class Engine:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int = 0,
+        ignore_eos: bool = False,
     ) -> Generation:
         """Continue a text or token ids: an iterator of tokens with their text and timestamps (see `runtime.generate`)."""
         sampling = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        return generate(self, ids, sampling, max_tokens, stop)
+        return generate(self, ids, sampling, max_tokens, stop, ignore_eos)
 
     def repeat(self) -> None:
         """Run the last step again, on the same tokens at the same positions: the same logits, for whoever times it."""

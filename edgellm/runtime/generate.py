@@ -68,6 +68,7 @@ class Generation(Iterator[GeneratedToken]):
         sampling: SamplingParams,
         max_tokens: int,
         stop: tuple[str, ...],
+        ignore_eos: bool,
         clock: Callable[[], int],
     ) -> None:
         self.start_ns = clock()
@@ -79,7 +80,8 @@ class Generation(Iterator[GeneratedToken]):
         self._engine = engine
         self._sampling = sampling
         self._max_tokens = max_tokens
-        self._stop_ids = engine.tokenizer.eos_ids | {special[text] for text in stop if text in special}
+        ends: frozenset[int] = frozenset() if ignore_eos else engine.tokenizer.eos_ids
+        self._stop_ids = ends | {special[text] for text in stop if text in special}
         self._stops = StopStrings(stop)
         self._clock = clock
         self.prompt_tokens = len(prompt_ids)
@@ -143,6 +145,7 @@ def generate(
     sampling: SamplingParams,
     max_tokens: int,
     stop: str | Sequence[str] = (),
+    ignore_eos: bool = False,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Generation:
     """Continue a prompt. The work begins with the first `next()`; dropping the iterator ends it.
@@ -150,10 +153,11 @@ def generate(
     max_tokens: at most so many tokens, the end-of-sequence token among them
     stop:       a text, or several, that end the generation and are not part of its text; a special token such as `<|im_end|>`
                 works too
+    ignore_eos: go on after an end-of-sequence token, for measurements that need a fixed number of tokens
     clock:      nanoseconds
 
     Raises InvalidRequestError here for an empty prompt and impossible arguments, and at the first `next()`, before any work,
     ContextOverflowError for a prompt that is longer than the context.
     """
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    return Generation(engine, prompt_ids, sampling, max_tokens, stops, clock)
+    return Generation(engine, prompt_ids, sampling, max_tokens, stops, ignore_eos, clock)

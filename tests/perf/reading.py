@@ -23,7 +23,7 @@ def streamed_bytes(model: EdgeLLMBackend, case: bench.Case) -> int:
 
 
 class Reading:
-    """`Backend` that for each token reads as many bytes as `model` streams in the middle of the case, on as many threads; no logits."""
+    """`TokenBackend` that for each token reads as many bytes as `model` streams amid the case, on as many threads; no logits."""
 
     name = "reading alone"
 

@@ -12,7 +12,7 @@ import pytest
 
 from edgellm.measure import bench
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
-from edgellm.measure.backends.protocol import Backend
+from edgellm.measure.backends.protocol import TokenBackend
 from edgellm.measure.results import Record, ResultsFile
 from edgellm.measure.statistics import percentile, standard_deviation
 from tests.perf.fresh_process import run_in_fresh_process
@@ -56,7 +56,7 @@ def test_speed_and_jitter(
     board.judge(threads, *(judged(goal, records) for goal in wanted))
 
 
-def contestants(wanted: Sequence[Goal], threads: int, case: bench.Case, models: Models) -> Iterator[tuple[Backend, dict[str, Any]]]:
+def contestants(wanted: Sequence[Goal], threads: int, case: bench.Case, models: Models) -> Iterator[tuple[TokenBackend, dict[str, Any]]]:
     """The backends that these goals compare, each with what a record says of its weights."""
     from edgellm.measure.backends.llama_cpp import LlamaCppBackend
 

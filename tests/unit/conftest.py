@@ -86,7 +86,7 @@ class ScriptedEngine:
         return self._next_logits()
 
     def decode(self, token_id: int, epoch: int | None = None) -> npt.NDArray[np.float32]:
-        if epoch != self.epoch:
+        if epoch not in (None, self.epoch):
             raise CacheReplacedError
         assert self._cached < self.context, "decoded a token that does not fit"
         self._cached += 1

@@ -6,14 +6,17 @@ logits are asked for, except in `logits`. Its binding costs a few microseconds a
 
 from __future__ import annotations
 
+import codecs
 import ctypes
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgellm.errors import ModelFileError
+from edgellm.errors import InvalidRequestError, ModelFileError
+from edgellm.formats.fetch import resolve_source
 from edgellm.measure.backends.protocol import F32, BackendUnavailableError
 
 N_BATCH = 2048
@@ -21,7 +24,7 @@ N_UBATCH = 512
 
 
 class LlamaCppBackend:
-    """`Backend` over llama.cpp; `flash_attention` is off by default, as in llama.cpp's own binding."""
+    """`Backend` and `TokenBackend` over llama.cpp; `flash_attention` is off by default, as in llama.cpp's own binding."""
 
     def __init__(self, model: Path, *, threads: int, context: int, flash_attention: bool = False) -> None:
         self._llama_cpp = binding()
@@ -42,20 +45,35 @@ class LlamaCppBackend:
         except ValueError as error:
             raise ModelFileError(f"llama.cpp cannot load {model}: {error}") from error
         self.vocab_size: int = self._llama.n_vocab()
+        self.process_id = os.getpid()
+
+    def generate(self, prompt: str, max_tokens: int) -> Iterator[str]:
+        """See `Backend.generate`; the likeliest token is found by NumPy, which takes microseconds."""
+        text = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        logits = self.prefill(self._tokenize(prompt))
+        for number in range(1, max_tokens + 1):
+            token = int(logits.argmax())
+            yield text.decode(self._llama.detokenize([token]))
+            if number < max_tokens:
+                logits = self.decode(token)
+
+    def count_tokens(self, text: str) -> int:
+        """See `Backend.count_tokens`."""
+        return len(self._tokenize(text))
 
     def prefill(self, token_ids: Sequence[int]) -> F32:
-        """See `Backend.prefill`."""
+        """See `TokenBackend.prefill`."""
         self._clear()
         self._run(token_ids)
         return self._output(1).reshape(-1)
 
     def decode(self, token_id: int) -> F32:
-        """See `Backend.decode`."""
+        """See `TokenBackend.decode`."""
         self._run([token_id])
         return self._output(1).reshape(-1)
 
     def logits(self, token_ids: Sequence[int]) -> F32:
-        """See `Backend.logits`."""
+        """See `TokenBackend.logits`."""
         self._clear()
         rows = []
         for start in range(0, len(token_ids), N_UBATCH):
@@ -80,8 +98,12 @@ class LlamaCppBackend:
         }
 
     def unload(self) -> None:
-        """See `Backend.unload`."""
+        """See `TokenBackend.unload`."""
         self._llama.close()
+
+    def _tokenize(self, text: str) -> list[int]:
+        ids: list[int] = self._llama.tokenize(text.encode(), add_bos=False)
+        return ids
 
     def _clear(self) -> None:
         self._llama_cpp.llama_memory_clear(self._llama_cpp.llama_get_memory(self._llama.ctx), False)
@@ -100,6 +122,13 @@ class LlamaCppBackend:
     def _output(self, rows: int) -> F32:
         pointer = self._llama_cpp.llama_get_logits(self._llama.ctx)
         return np.ctypeslib.as_array(pointer, shape=(rows, self.vocab_size))
+
+
+def load(model: str, *, threads: int, context: int, url: str | None = None) -> LlamaCppBackend:
+    """See `LoadBackend`: a GGUF file, or the name of a fetched model whose file is one."""
+    if url:
+        raise InvalidRequestError(f"the backend llama.cpp runs in this process; it takes no URL, but {url} was given")
+    return LlamaCppBackend(resolve_source(model), threads=threads, context=context)
 
 
 def binding() -> Any:

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import MagicMock, call
 
 import pytest
 
-from edgellm.errors import ModelFileError
+from edgellm.errors import InvalidRequestError, ModelFileError
 from edgellm.measure import backends
+from edgellm.measure.backends import registry
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
+from edgellm.measure.backends.greedy import continue_greedily
 from edgellm.measure.backends.llama_cpp import LlamaCppBackend
 from edgellm.measure.backends.llama_cpp_models import TensorTypes, quantize, tensor_types
 from edgellm.measure.backends.protocol import BackendUnavailableError
+from edgellm.runtime.generate import GeneratedToken
+from tests.unit.conftest import ScriptedEngine
 from tests.unit.formats.synthetic import LAYERS, write_gguf
 
 
@@ -25,6 +30,31 @@ def test_edgellm_reuses_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     backend.prefill([1, 2])
     assert engine.mock_calls == [call.reset(), call.prefill([1, 2])] * 2
     make.assert_called_once_with(Path("m.tmac2.bin"), threads=2, context=8, fixed_team=True, isa="scalar")
+
+
+def test_a_text_that_is_known_already_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = MagicMock()
+    engine.generate.return_value = [GeneratedToken(7, "a", 0), GeneratedToken(8, "", 0)]
+    monkeypatch.setattr(backends.edgellm, "Engine", MagicMock(return_value=engine))
+    backend = EdgeLLMBackend(Path("m.tmac2.bin"), threads=2, context=8)
+    assert list(backend.generate("x", 2)) == ["a", ""]
+    assert engine.mock_calls == [call.reset(), call.generate("x", max_tokens=2, ignore_eos=True)]
+
+
+def test_greedy_continuation_decodes_only_what_it_needs(scripted: Callable[..., ScriptedEngine]) -> None:
+    engine = scripted("é!?")
+    decoded = MagicMock(side_effect=engine.decode)
+    backend = MagicMock(prefill=engine.prefill, decode=decoded)
+    assert list(continue_greedily(backend, engine.tokenizer, "x", 3)) == ["", "é", "!"]
+    assert decoded.call_count == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"), [("nothing", "the backend 'nothing' is unknown; known: edgellm, llama.cpp"), ("edgellm=http://x", "takes no URL")]
+)
+def test_a_backend_that_there_is_not(asked: str, problem: str) -> None:
+    with pytest.raises(InvalidRequestError, match=problem):
+        registry.load(asked, "m", threads=1, context=8)
 
 
 def test_llama_cpp_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from edgellm.errors import InvalidRequestError
 from edgellm.measure import bench
-from edgellm.measure.backends.protocol import F32, LoadBackend
+from edgellm.measure.backends.protocol import F32, LoadTokenBackend
 
 CALLS = list[tuple[Any, ...]]
 
@@ -49,7 +49,7 @@ def calls() -> CALLS:
 
 
 @pytest.fixture
-def load(calls: CALLS) -> LoadBackend:
+def load(calls: CALLS) -> LoadTokenBackend:
     def load(model: Path, *, threads: int, context: int) -> FakeBackend:
         calls.append(("fake", "load", model.name, threads, context))
         return FakeBackend("fake", threads, calls)
@@ -57,7 +57,7 @@ def load(calls: CALLS) -> LoadBackend:
     return load
 
 
-def test_records_have_llama_bench_fields(load: LoadBackend) -> None:
+def test_records_have_llama_bench_fields(load: LoadTokenBackend) -> None:
     records = list(bench.run("m.bin", [8, 16], [4], [1, 2], rounds=3, progress=False, load=load))
     assert [(record["test"], record["n_threads"]) for record in records] == [(test, t) for t in (1, 2) for test in ("pp8", "pp16", "tg4")]
     for record in records:
@@ -72,7 +72,7 @@ def test_records_have_llama_bench_fields(load: LoadBackend) -> None:
     assert json.loads(json.dumps(records)) == records
 
 
-def test_work_of_a_run(load: LoadBackend, calls: CALLS) -> None:
+def test_work_of_a_run(load: LoadTokenBackend, calls: CALLS) -> None:
     list(bench.run("m.bin", [8], [4], [2], rounds=3, progress=False, load=load))
     assert calls[0] == ("fake", "load", "m.bin", 2, 8)
     prefills = [ids for _, what, ids in (call for call in calls if call[1] == "prefill")]
@@ -100,7 +100,7 @@ def test_turns_of_any_cases_are_interleaved(calls: CALLS) -> None:
     assert cases[2].context == 8
 
 
-def test_each_decoded_token_is_timed(load: LoadBackend) -> None:
+def test_each_decoded_token_is_timed(load: LoadTokenBackend) -> None:
     prefill, decode = bench.run("m.bin", [8], [4], [1], rounds=3, progress=False, load=load)
     assert [len(tokens) for tokens in decode["itl_ns"]] == [4] * 3
     assert [sum(tokens) for tokens in decode["itl_ns"]] == decode["samples_ns"]
@@ -139,13 +139,13 @@ def test_model_is_unloaded_after_a_failure(calls: CALLS) -> None:
     assert calls == [("A", "unload")]
 
 
-def test_one_round_has_no_deviation(load: LoadBackend) -> None:
+def test_one_round_has_no_deviation(load: LoadTokenBackend) -> None:
     (record,) = list(bench.run("m.bin", [8], [], [1], rounds=1, progress=False, load=load))
     assert record["stddev_ts"] is None
     assert "±" not in bench.table([record])
 
 
-def test_progress_goes_to_stderr(load: LoadBackend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_goes_to_stderr(load: LoadTokenBackend, capsys: pytest.CaptureFixture[str]) -> None:
     list(bench.run("m.bin", [8], [], [1], rounds=2, load=load))
     said = capsys.readouterr()
     assert said.out == ""
@@ -164,14 +164,14 @@ def test_progress_goes_to_stderr(load: LoadBackend, capsys: pytest.CaptureFixtur
     ],
 )
 def test_silly_arguments(
-    prompt_sizes: list[int], gen_sizes: list[int], threads: list[int], rounds: int, problem: str, load: LoadBackend, calls: CALLS
+    prompt_sizes: list[int], gen_sizes: list[int], threads: list[int], rounds: int, problem: str, load: LoadTokenBackend, calls: CALLS
 ) -> None:
     with pytest.raises(InvalidRequestError, match=problem):
         list(bench.run("m.bin", prompt_sizes, gen_sizes, threads, rounds, progress=False, load=load))
     assert calls == []
 
 
-def test_table(load: LoadBackend) -> None:
+def test_table(load: LoadTokenBackend) -> None:
     head, rule, *rows = bench.table(list(bench.run("m.bin", [8], [4], [1], rounds=2, progress=False, load=load))).splitlines()
     assert [cell.strip() for cell in head.strip("|").split("|")] == ["model", "size", "params", "backend", "threads", "test", "t/s"]
     assert len({len(line) for line in (head, rule, *rows)}) == 1

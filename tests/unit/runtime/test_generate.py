@@ -54,6 +54,13 @@ def test_a_special_token_stops_by_its_text(scripted: Scripted) -> None:
     assert (texts, generation.finish_reason) == (["a", ""], "stop")
 
 
+def test_where_the_end_of_a_sequence_ends_nothing(scripted: Scripted) -> None:
+    """A measurement wants as many tokens as it asked for; what was asked to stop it still does."""
+    engine = scripted("a", END, "b", START, "c")
+    generation = generate(engine, engine.tokenizer.encode("hi"), GREEDY, 100, "<|im_start|>", ignore_eos=True)
+    assert ([token.text for token in generation], generation.finish_reason) == (["a", "", "b", ""], "stop")
+
+
 @pytest.mark.parametrize(("context", "count"), [(3, 3), (4, 4), (1, 1)])
 def test_the_context_is_used_to_the_last_token(scripted: Scripted, context: int, count: int) -> None:
     """One token of prompt: `context` positions can be computed, and each gives a token."""
