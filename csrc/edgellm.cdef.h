@@ -232,6 +232,10 @@ enum { EL_READ_BLOCK = 256 };
  * to 8. *words is the exclusive or of all 64-bit words, so that no compiler can leave the reading out. 0 or -1 as el_plan_run. */
 int el_read(el_pool *pool, const void *data, int64_t bytes, uint64_t *words);
 
+/* The same work, `iterations` dependent multiplications in registers, `chunks` times on every thread at once. chunk_ns, [threads, chunks],
+ * receives what each time took. 0 or -1 as el_plan_run. */
+int el_spin(el_pool *pool, int64_t iterations, int64_t chunks, int64_t *chunk_ns);
+
 /* ---- for tests ------------------------------------------------------------------------------------------------ */
 /* The kernels' own exp, element by element. 0, or -1: the isa is not supported here. */
 int el_exp(int isa, const float *x, float *out, int64_t n);

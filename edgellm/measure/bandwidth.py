@@ -25,13 +25,13 @@ class ReadProbe:
     def __init__(self, nbytes: int, threads: int) -> None:
         self.nbytes = -(-nbytes // native.READ_BLOCK) * native.READ_BLOCK
         self.threads = threads
-        self._pool = native.Pool(threads)
+        self.pool = native.Pool(threads)
         self._data = Arena(self.nbytes, huge_pages=True).empty((self.nbytes,), np.uint8)
         self._data.fill(1)  # a page that was never written is the system's one page of zeros, which the caches hold
 
     def read(self) -> None:
         """Read everything once."""
-        native.read(self._data, self._pool)
+        native.read(self._data, self.pool)
 
     def read_ns(self) -> int:
         """Nanoseconds to read everything once, right after it was read: what the caches keep of it, they have."""

@@ -244,6 +244,18 @@ def read(data: U8, pool: Pool) -> int:
     return int(words[0])
 
 
+def spin(pool: Pool, iterations: int, chunks: int) -> I64:
+    """The same work, `iterations` dependent multiplications, again and again on all the pool's threads at once, for measurements of what
+    the machine does beside: the nanoseconds that it took each time, int64 [threads, chunks].
+    """
+    if iterations < 1 or chunks < 1:
+        raise InvalidRequestError(f"at least one iteration and one chunk are needed, not {iterations} and {chunks}")
+    chunk_ns = np.zeros((pool.threads, chunks), np.int64)
+    if lib.el_spin(pool.pointer, iterations, chunks, pointer("int64_t *", chunk_ns)):
+        raise NativeError(_NO_THREADS)
+    return chunk_ns
+
+
 def _check(name: str, array: npt.NDArray[Any], dtype: type, *tail: int) -> None:
     """The array has that dtype, and its last dimensions are `tail`; the first is the room for tokens."""
     if array.dtype != dtype or array.ndim != 1 + len(tail) or array.shape[1:] != tail:
