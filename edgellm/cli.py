@@ -459,6 +459,43 @@ def tune(name: str | None, model: str | None, threads: list[int], rounds: int, a
     click.echo(f"written: {tuning_path(path)}", err=True)
 
 
+@main.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["text", "markdown", "latex"]), default="text", show_default=True, help="How it is written."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write.  [default: standard output]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead: claims, figures, files.")
+def report(files: tuple[Path, ...], form: str, output: Path | None, as_json: bool) -> None:
+    """Summarise measurements and judge the project's claims by them.
+
+    FILE is what `nox -s perf` and `nox -s quality` write into results/, what `edgellm bench --json` writes, or the journal of a run that
+    did not end. What different machines or builds measured stands apart. A file that cannot be read is an error, after the report of
+    the others.
+
+    \b
+    Examples:
+      edgellm report results/*.json
+      edgellm report results/*.json --format latex -o results.tex
+    """
+    from edgellm.formats.atomic import replacing
+    from edgellm.report import render
+    from edgellm.report.overview import as_json as json_of
+    from edgellm.report.overview import blocks, make_report
+
+    made = make_report(files)
+    text = json.dumps(json_of(made), indent=1) + "\n" if as_json else render.FORMATS[form](list(blocks(made)))
+    if made.sources and output:
+        with replacing(output) as file:
+            file.write(text.encode(errors="replace"))
+    elif made.sources:
+        click.echo(text, nl=False)
+    for problem in made.problems:
+        click.echo(f"error: {problem}", err=True)
+    if made.problems:
+        click.get_current_context().exit(Failure.exit_code)
+
+
 def _refuse_what_is_not_meant(plan: bool) -> None:
     """InvalidRequestError for an option of `inspect` that would change nothing."""
     context = click.get_current_context()

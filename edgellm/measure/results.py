@@ -27,6 +27,8 @@ from edgellm.formats.atomic import replacing
 
 SCHEMA = "edgellm-results"
 VERSION = 1
+MAX_BYTES = 1 << 28
+"""Of a file that is read. Thousands of rounds with every token's time take a few million."""
 PROVENANCES = ("measured", "estimated", "emulated", "published")
 
 Record = dict[str, Any]
@@ -97,12 +99,45 @@ def _in_a_row(numbers: re.Match[str]) -> str:
 
 def read_results(path: Path) -> dict[str, Any]:
     """A results file's document, as in the schema above; ResultsError if it is not one of a known version."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"cannot read the results file {path}: {error}") from error
+    return as_results(read_json(path), path)
+
+
+def as_results(document: Any, path: Path) -> dict[str, Any]:
+    """The document that was read from the path, once it is known to be a results file's; ResultsError as `read_results`."""
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise ResultsError(f'{path} is not a results file: it has no "schema": "{SCHEMA}"')
     if document.get("version") != VERSION:
         raise ResultsError(f"{path} is of version {document.get('version')!r}; this program reads version {VERSION}")
     return document
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; ResultsError if it is larger than MAX_BYTES, not JSON (which knows no NaN), or too deeply nested."""
+    try:
+        return parse_json(read_text(path))
+    except ValueError as error:
+        raise ResultsError(f"cannot read the results file {path}: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """What a file holds; ResultsError if it is none that can be read, larger than MAX_BYTES, or not UTF-8."""
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ResultsError(f"cannot read the results file {path}: it has {size:,} bytes; at most {MAX_BYTES:,} are read")
+        if not path.is_file():
+            raise ResultsError(f"cannot read the results file {path}: it is not a file")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"cannot read the results file {path}: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """What the text says; ValueError where it is no JSON, too deeply nested, or holds NaN or an infinity."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no JSON number")

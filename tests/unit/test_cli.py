@@ -21,7 +21,7 @@ from edgellm.runtime.sampling import SamplingParams
 from tests.unit.conftest import END, ScriptedEngine
 
 Scripted = Callable[..., ScriptedEngine]
-COMMANDS = ("pull", "convert", "quantize", "inspect", "generate", "chat", "bench", "tune")
+COMMANDS = ("pull", "convert", "quantize", "inspect", "generate", "chat", "bench", "tune", "report")
 
 
 def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
@@ -392,3 +392,30 @@ def test_tune_says_what_is_wrong(arguments: tuple[str, ...], problem: str) -> No
     result = run("tune", *arguments)
     assert result.exit_code == 2
     assert problem in result.stderr
+
+
+RESULTS = {"schema": "edgellm-results", "version": 1, "kind": "bench", "provenance": "measured", "records": []}
+
+
+def test_report_writes_what_it_read_and_names_what_it_could_not(tmp_path: Path) -> None:
+    good, bad, output = tmp_path / "good.json", tmp_path / "bad.json", tmp_path / "report.md"
+    good.write_text(json.dumps(RESULTS))
+    bad.write_text("{")
+    assert run("report", str(good)).exit_code == 0
+    result = run("report", str(bad), str(good), "--format", "markdown", "-o", str(output))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: cannot read the results file {bad}: ")
+    assert result.stderr.count("\n") == 1
+    assert output.read_text().startswith("# EdgeLLM")
+
+
+def test_report_of_nothing_readable_writes_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    result = run("report", str(tmp_path / "absent.json"), "--json", "-o", str(output))
+    assert (result.exit_code, result.stdout, output.exists()) == (2, "", False)
+
+
+def test_report_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "good.json"
+    path.write_text(json.dumps(RESULTS))
+    assert json.loads(run("report", str(path), "--json").stdout)["schema"] == "edgellm-report"

@@ -1,0 +1,181 @@
+"""What the report knows of result files once they are read: who was measured, on what, and with which figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgellm.measure.statistics import Interval
+from edgellm.report.fields import Fields
+
+DIRTY = "-dirty"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The machine and the build: numbers are compared only where both are the same. Every field is as it is shown."""
+
+    machine: str
+    system: str
+    commit: str
+    csrc_hash: str
+
+    @property
+    def title(self) -> str:
+        """Machine and commit."""
+        return f"{self.machine}, commit {self.commit[:12]}{DIRTY if self.dirty else ''}"
+
+    def of_machine(self) -> tuple[str, str]:
+        """The machine alone, and what runs on it."""
+        return self.machine, self.system
+
+    def of_build(self) -> tuple[str, str]:
+        """The build alone."""
+        return self.commit, self.csrc_hash
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the sources had changes that no commit holds."""
+        return self.commit.endswith(DIRTY)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured: an engine with a model and so many threads.
+
+    model_bytes, parameters: of the model's weights; None where the engine does not say
+    """
+
+    backend: str
+    version: str
+    model: str
+    threads: int | None
+    isa: str
+    model_bytes: int | None
+    parameters: int | None
+
+    @property
+    def title(self) -> str:
+        """As tables name it: "edgellm, 1 thread"."""
+        threads = "" if self.threads is None else f", {self.threads} thread{'s' if self.threads != 1 else ''}"
+        return f"{self.backend or 'no engine named'}{threads}"
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the weights are random: such a model is only timed."""
+        return "synthetic" in self.model
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A test of one subject with one prompt, and its figures, which are named as budgets name them.
+
+    prompt:        its name, "" for a test without one
+    rounds_needed: of figures for whose interval there were too few
+    noise:         the machine's own, in the same run
+    not_measured:  why a figure is not there
+    interrupted:   why the run ended before its last round; "" if it did not
+    """
+
+    file: str
+    test: str
+    subject: Subject
+    prompt: str
+    prompt_tokens: int | None
+    rounds: int
+    provenance: str
+    figures: Mapping[str, float]
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    rounds_needed: Mapping[str, int] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
+    not_measured: Mapping[str, str] = field(default_factory=dict)
+    interrupted: str = ""
+
+    @property
+    def situation(self) -> str:
+        """Prompt and rounds: "medium (128 tokens), 100 rounds"."""
+        tokens = f" ({self.prompt_tokens} tokens)" if self.prompt_tokens else ""
+        return ", ".join(filter(None, (f"{self.prompt}{tokens}", f"{self.rounds} rounds" if self.rounds else "")))
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Tokens per second of one of llama-bench's tests, such as pp128 or tg64."""
+
+    file: str
+    test: str
+    subject: Subject
+    rounds: int
+    provenance: str
+    mean: float
+    interval: Interval | None
+    std: float | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Perplexity of a text, and what a reference gave on the same windows; ratio: ours over theirs, with its interval over windows."""
+
+    file: str
+    backend: str
+    text: str
+    windows: int
+    window_tokens: int | None
+    provenance: str
+    perplexity: float
+    reference: str
+    reference_perplexity: float | None
+    ratio: float | None
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that was read. `remarks` say what of it the report leaves out, and what a reader has to know of the rest."""
+
+    file: str
+    kind: str
+    created: str
+    origin: Origin
+    measurements: tuple[Measurement, ...] = ()
+    throughputs: tuple[Throughput, ...] = ()
+    qualities: tuple[Quality, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def summarised(self) -> bool:
+        """Whether anything of it is shown."""
+        return bool(self.measurements or self.throughputs or self.qualities)
+
+
+def origin(fingerprint: Fields) -> Origin:
+    """Of a file's fingerprint (see `edgellm.measure.fingerprint`)."""
+    memory = fingerprint.number("memory_bytes")
+    machine = (
+        fingerprint.text("cpu_model") or "unknown processor",
+        f"{fingerprint.count('cpu_count') or '?'} CPUs",
+        f"{memory / 2**30:.1f} GiB" if memory else "",
+        fingerprint.text("architecture"),
+    )
+    system = " ".join(filter(None, (fingerprint.text("system"), fingerprint.text("kernel"))))
+    if governor := fingerprint.text("governor"):
+        system += f", governor {governor}"
+    return Origin(
+        machine=", ".join(filter(None, machine)),
+        system=system or "unknown system",
+        commit=fingerprint.text("git_commit") or "unknown",
+        csrc_hash=fingerprint.fields("build").text("csrc_hash") or "unknown",
+    )
+
+
+def subject(name: str, threads: int | None, description: Fields) -> Subject:
+    """Of what a backend says of itself (`Backend.description`)."""
+    return Subject(
+        backend=name,
+        version=description.text("backend_version"),
+        model=description.text("model_filename"),
+        threads=threads,
+        isa=description.text("isa"),
+        model_bytes=description.count("model_size"),
+        parameters=description.count("model_n_params"),
+    )
