@@ -50,7 +50,11 @@ def test_greedy_continuation_decodes_only_what_it_needs(scripted: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    ("asked", "problem"), [("nothing", "the backend 'nothing' is unknown; known: edgellm, llama.cpp"), ("edgellm=http://x", "takes no URL")]
+    ("asked", "problem"),
+    [
+        ("nothing", "the backend 'nothing' is unknown; known: edgellm, llama.cpp, "),
+        ("edgellm=http://x", "takes no URL"),
+    ],
 )
 def test_a_backend_that_there_is_not(asked: str, problem: str) -> None:
     with pytest.raises(InvalidRequestError, match=problem):
