@@ -11,6 +11,7 @@ from edgellm.measure.backends.protocol import Backend, LoadBackend
 MODULES: Mapping[str, str] = {
     "edgellm": "edgellm",
     "llama.cpp": "llama_cpp",
+    "llama-server": "llama_server",
     "openai": "openai_http",
 }
 """The module of this folder whose `load` loads it."""
