@@ -12,6 +12,7 @@ MODULES: Mapping[str, str] = {
     "edgellm": "edgellm",
     "llama.cpp": "llama_cpp",
     "llama-server": "llama_server",
+    "ollama": "ollama_http",
     "openai": "openai_http",
 }
 """The module of this folder whose `load` loads it."""
