@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.errors import InvalidRequestError
+from edgellm.runtime.machine import read_text
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,18 @@ class Verdict:
         return f"{self.name} {self.measured:.4g} {'<=' if self.kept else '>'} {self.limit:.4g}: {'pass' if self.kept else 'FAIL'}"
 
 
+_BOARDS = {"Raspberry Pi 5 Model": "rpi5", "Raspberry Pi Zero 2 W": "rpi-zero2w"}
+"""What the device tree's model starts with -> profile. Others of the same processor (Pi 500, compute modules) are cooled differently."""
+
+
 def platform_profile() -> str:
-    """The name of this machine's kind: "x86_64-linux", "aarch64-linux", "arm64-darwin", ..."""
-    return f"{platform.machine()}-{platform.system()}".lower()
+    """The name of this machine's kind: "rpi5", "rpi-zero2w", "macos-arm64", else its processor and system: "x86_64-linux", ..."""
+    board = read_text("/proc/device-tree/model") or ""
+    for model, profile in _BOARDS.items():
+        if board.startswith(model):
+            return profile
+    kind = f"{platform.machine()}-{platform.system()}".lower()
+    return "macos-arm64" if kind == "arm64-darwin" else kind
 
 
 def load_budgets(path: Path, profile: str) -> dict[str, float]:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
 
 from edgellm.errors import InvalidRequestError
+from edgellm.measure import budgets
 from edgellm.measure.budgets import Verdict, check, load_budgets, own_budgets, platform_profile
 from edgellm.measure.statistics import summarize
 
@@ -21,6 +23,27 @@ def path(tmp_path: Path) -> Path:
 def test_profile_overrides_default(path: Path) -> None:
     assert load_budgets(path, "x86_64-linux") == {"ttft_p95_ms": 100, "itl_p99_ms": 50}
     assert load_budgets(path, "riscv64-linux") == {"ttft_p95_ms": 900, "itl_p99_ms": 50}
+
+
+@pytest.mark.parametrize(
+    ("board", "machine", "system", "profile"),
+    [
+        ("Raspberry Pi 5 Model B Rev 1.0", "aarch64", "Linux", "rpi5"),
+        ("Raspberry Pi Zero 2 W Rev 1.0", "aarch64", "Linux", "rpi-zero2w"),
+        ("Raspberry Pi Zero 2 W Rev 1.0", "armv7l", "Linux", "rpi-zero2w"),
+        ("Raspberry Pi 500 Rev 1.0", "aarch64", "Linux", "aarch64-linux"),
+        ("Raspberry Pi 4 Model B Rev 1.4", "aarch64", "Linux", "aarch64-linux"),
+        (None, "x86_64", "Linux", "x86_64-linux"),
+        (None, "AMD64", "Windows", "amd64-windows"),
+        (None, "arm64", "Darwin", "macos-arm64"),
+        (None, "x86_64", "Darwin", "x86_64-darwin"),
+    ],
+)
+def test_platform_profiles(board: str | None, machine: str, system: str, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "read_text", {"/proc/device-tree/model": board}.get)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "system", lambda: system)
+    assert platform_profile() == profile
 
 
 def test_budgets_of_this_machine_are_sound() -> None:
