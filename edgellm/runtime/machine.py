@@ -15,7 +15,7 @@ def cpu_model() -> str | None:
     return read_text("/proc/device-tree/model") or output_of("sysctl", "-n", "machdep.cpu.brand_string")
 
 
-def read_text(path: str) -> str | None:
+def read_text(path: str | Path) -> str | None:
     """A file's text without the blanks and zeros around it; None if there is none or it can't be read."""
     try:
         return Path(path).read_text(errors="replace").strip("\0\n ") or None

@@ -34,7 +34,7 @@ def main(backend: str, model: Path, threads: int) -> dict[str, int]:
     for token in range(DECODED_TOKENS):
         engine.decode(token)
 
-    from edgellm.measure.telemetry import peak_rss_bytes
+    from edgellm.measure.process import peak_rss_bytes
 
     return {"import_to_first_token_ns": first_token - start, "peak_rss_bytes": peak_rss_bytes()}
 

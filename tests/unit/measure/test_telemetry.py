@@ -1,18 +1,74 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from edgellm.measure.telemetry import Bystanders, peak_rss_bytes
+from edgellm.errors import InvalidRequestError
+from edgellm.measure.telemetry import Bystanders, Telemetry
+from tests.unit.measure.machines import CPU, LAPTOP, lay_out
+from tests.unit.measure.test_process import ID, SERVER, stat
+
+LEVELS = {"frequency_mhz", "frequency_source", "temperature_c", "throttled_now", "throttled_since_boot", "gpu_utilisation"}
+OF_PROCESS = {
+    *("cpu_seconds", "cpu_utilisation", "minor_faults", "major_faults", "voluntary_switches", "involuntary_switches"),
+    *("storage_read_bytes", "rss_bytes", "peak_rss_bytes"),
+}
 
 
-def test_peak_memory_counts_what_was_given_back() -> None:
-    before = peak_rss_bytes()
-    block = b"x" * (before + 2**24)
-    del block
-    assert peak_rss_bytes() > before + 2**24
+def test_of_this_process() -> None:
+    telemetry = Telemetry()
+    telemetry.begin()
+    block = b"x" * 2**24
+    found = telemetry.end()
+    assert json.loads(json.dumps(found)) == found
+    assert set(found) == OF_PROCESS | LEVELS | {"wall_seconds", "stolen_share", "throttle_events"}
+    assert found["minor_faults"] > 0
+    assert found["cpu_seconds"] > 0
+    assert found["cpu_utilisation"] == pytest.approx(found["cpu_seconds"] / found["wall_seconds"])
+    assert found["peak_rss_bytes"] >= len(block)
+
+
+def test_counters_since_begin(tmp_path: Path) -> None:
+    telemetry = Telemetry(ID, lay_out(SERVER | LAPTOP, tmp_path))
+    telemetry.begin()
+    later = {
+        f"proc/{ID}/stat": stat().replace(" 1500 11 12 ", " 1600 11 13 "),
+        f"proc/{ID}/io": "read_bytes: 8192\n",
+        f"proc/{ID}/task/{ID + 1}/status": "voluntary_ctxt_switches:\t9\nnonvoluntary_ctxt_switches:\t4\n",
+        f"{CPU}/cpu3/thermal_throttle/core_throttle_count": "5\n",
+    }
+    lay_out(later, tmp_path)
+    found = telemetry.end()
+    expected = {
+        "minor_faults": 100,
+        "major_faults": 1,
+        "storage_read_bytes": 4096,
+        "voluntary_switches": 2,
+        "involuntary_switches": 1,
+        "throttle_events": 2,
+        "rss_bytes": 2**21,
+        "temperature_c": 71,
+        "cpu_seconds": None,
+        "cpu_utilisation": None,
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_a_process_that_ends_leaves_gaps(tmp_path: Path) -> None:
+    telemetry = Telemetry(ID, lay_out(SERVER, tmp_path))
+    telemetry.begin()
+    (tmp_path / f"proc/{ID}/stat").unlink()
+    found = telemetry.end()
+    assert {name for name, value in found.items() if value is None} >= OF_PROCESS
+    assert found["wall_seconds"] > 0
+
+
+def test_an_end_needs_a_begin() -> None:
+    with pytest.raises(InvalidRequestError, match=r"call begin\(\) before end\(\)"):
+        Telemetry().end()
 
 
 def says(monkeypatch: pytest.MonkeyPatch, seconds: str, own: tuple[float, ...]) -> None:
