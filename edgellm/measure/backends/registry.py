@@ -18,13 +18,18 @@ MODULES: Mapping[str, str] = {
 """The module of this folder whose `load` loads it."""
 
 
+def loader(name: str) -> LoadBackend:
+    """A backend's `load`, its module imported; InvalidRequestError for a name that is unknown."""
+    if name not in MODULES:
+        raise InvalidRequestError(f"the backend {name!r} is unknown; known: {', '.join(MODULES)}")
+    load_backend: LoadBackend = import_module(f"edgellm.measure.backends.{MODULES[name]}").load
+    return load_backend
+
+
 def load(asked: str, model: str, *, threads: int, context: int) -> Backend:
     """Load a model on the backend `asked`: NAME, or NAME=URL for one that is a server.
 
     InvalidRequestError for a name that is unknown; BackendUnavailableError for one that cannot run here.
     """
     name, _, url = asked.partition("=")
-    if name not in MODULES:
-        raise InvalidRequestError(f"the backend {name!r} is unknown; known: {', '.join(MODULES)}")
-    load_backend: LoadBackend = import_module(f"edgellm.measure.backends.{MODULES[name]}").load
-    return load_backend(model, threads=threads, context=context, url=url or None)
+    return loader(name)(model, threads=threads, context=context, url=url or None)
