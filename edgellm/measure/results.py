@@ -72,7 +72,7 @@ class ResultsFile:
     def save(self) -> None:
         """Write everything so far; ResultsError names the file, and leaves what was there before untouched."""
         try:
-            text = _NUMBERS.sub(_in_a_row, json.dumps(self._document, indent=1, allow_nan=False)) + "\n"
+            text = as_json(self._document)
         except (TypeError, ValueError) as error:
             raise ResultsError(f"cannot write the results file {self.path}: {error}") from error
         try:
@@ -86,6 +86,11 @@ class ResultsFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.save()
+
+
+def as_json(document: Any) -> str:
+    """Indented, but for lists of numbers, which stand in a row; ValueError for NaN and infinity, which JSON does not have."""
+    return _NUMBERS.sub(_in_a_row, json.dumps(document, indent=1, allow_nan=False)) + "\n"
 
 
 _NUMBERS = re.compile(r"\[\n\s*(-?\d[^\[\]\"{}]*?)\n\s*\]")
