@@ -46,6 +46,8 @@ MEASUREMENTS = (
     Measurement("kernels"),
     Measurement("ablation"),
     Measurement("scaling", benchmarks=False),
+    Measurement("backends", extra="baselines", benchmarks=False),
+    Measurement("soak"),
 )
 
 
@@ -55,14 +57,15 @@ class Layer:
 
     name: str
     parallel: bool = True
-    """Spread over the cores. A layer that times anything, or that fills the machine's memory by itself, has it to itself instead."""
+    """Spread over the cores. A layer that times anything has the machine to itself instead."""
 
     @property
     def pytest(self) -> tuple[str, ...]:
         """The command for the tests of every day, without the arguments of the one who asks."""
+        every_day = f"not ({' or '.join(measurement.name for measurement in MEASUREMENTS)})"
         if self.parallel:
-            return (str(BIN / "pytest"), "-p", "no:benchmark", "--numprocesses=auto", f"tests/{self.name}")
-        return self.measuring(f"not ({' or '.join(measurement.name for measurement in MEASUREMENTS)})")
+            return (str(BIN / "pytest"), "-p", "no:benchmark", "--numprocesses=auto", "-m", every_day, f"tests/{self.name}")
+        return self.measuring(every_day)
 
     def measuring(self, marks: str) -> tuple[str, ...]:
         """The command for the tests with these marks, which have the machine to themselves."""
@@ -73,7 +76,7 @@ UNIT = Layer("unit")
 KERNELS = Layer("kernels")
 E2E = Layer("e2e")
 PERF = Layer("perf", parallel=False)
-QUALITY = Layer("quality", parallel=False)
+QUALITY = Layer("quality")
 
 
 @dataclass(frozen=True)
@@ -148,18 +151,24 @@ def e2e(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def perf(session: nox.Session) -> None:
-    """Fetch and convert the default model, measure it, print the table, write results/*.json; `-- --budgets claims` is the strict gate.
+    """Fetch and convert the default model, measure it, print the table, write results/*.json. About five minutes; `-- --quick` is one.
 
-    `-- peers` measures llama.cpp beside it instead, `-- kernels` every kernel by itself, `-- ablation` what each choice gives, `-- scaling`
-    synthetic models of other sizes.
+    `-- --platform-profile claims` gates on the project's claims, `-- --backend NAME --model X` measures another engine. By name, instead:
+    `-- peers` llama.cpp beside this engine, `-- backends` every one that can be had, `-- kernels` each kernel by itself, `-- ablation` what
+    each choice gives, `-- scaling` synthetic models of other sizes, `-- soak` a thousand rounds.
     """
     prepare(session, model=True)
     RESULTS.mkdir(exist_ok=True)
     if measured_by_name(session, PERF):
         return
     session.run(EDGELLM, "convert", MODEL)
-    session.run(*PERF.pytest, "--benchmark-quiet", f"--benchmark-json={RESULTS.name}/latency.json", *session.posargs)
-    session.run(EDGELLM, *f"bench --model {MODEL} -p 128 -n 64 -t {THREADS} -r 10 --json {RESULTS.name}/bench.json".split())
+    latency, bench = f"{RESULTS.name}/latency.json", f"{RESULTS.name}/bench.json"
+    try:
+        session.run(*PERF.pytest, "--capture=fd", "--benchmark-quiet", f"--benchmark-json={latency}", *session.posargs)
+        rounds = 10 if "--quick" in session.posargs else 100
+        session.run(EDGELLM, *f"bench --model {MODEL} -p 128 -n 64 -t {THREADS} -r {rounds} --json {bench}".split())
+    finally:  # also where a budget was broken, or the run was stopped
+        session.run(EDGELLM, "report", *(name for name in (latency, bench) if (ROOT / name).exists()))
 
 
 @nox.session(venv_backend="none")

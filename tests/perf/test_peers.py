@@ -13,11 +13,12 @@ import pytest
 from edgellm.measure import bench
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
 from edgellm.measure.backends.protocol import TokenBackend
+from edgellm.measure.fresh_process import FreshProcess, run_in_fresh_process
 from edgellm.measure.results import Record, ResultsFile
 from edgellm.measure.statistics import percentile, standard_deviation
-from tests.perf.fresh_process import run_in_fresh_process
 from tests.perf.goals import Board, Goal, goals
 from tests.perf.models import PUBLISHED, Models
+from tests.perf.prompt import PROMPT
 from tests.perf.reading import SETTLE_S, Reading
 
 pytestmark = [pytest.mark.perf, pytest.mark.peers]
@@ -132,14 +133,14 @@ def tokens_ms(record: Record) -> list[float]:
 def test_fresh_process(threads: int, models: Models, results: ResultsFile, note: Callable[[str], None]) -> None:
     """Peak memory and import-to-first-token time of each, five fresh processes taking turns."""
     of_backend = {"edgellm": models.ours(PUBLISHED), "llama.cpp": models.published}
-    runs: dict[str, list[dict[str, int]]] = {name: [] for name in of_backend}
+    runs: dict[str, list[FreshProcess]] = {name: [] for name in of_backend}
     for _ in range(5):
         for name, model in of_backend.items():
-            runs[name].append(run_in_fresh_process(name, model, threads))
+            runs[name].append(run_in_fresh_process(name, str(model), threads, PROMPT, new_tokens=64, context=192))
     for name, answers in runs.items():
-        samples = {key: [answer[key] for answer in answers] for key in answers[0]}
+        samples = {key: [getattr(answer, key) for answer in answers] for key in FreshProcess._fields}
         p50 = {key: percentile(values, 50) for key, values in samples.items()}
         results.append({"test": "fresh_process", "backend": name, "n_threads": threads, "samples": samples, "p50": p50})
-        peak, first = p50["peak_rss_bytes"] / 2**20, p50["import_to_first_token_ns"] / 1e6
+        peak, first = p50["peak_rss_bytes"] / 2**20, p50["first_token_ns"] / 1e6
         note(f"{name} at t={threads}: peak RSS {peak:.0f} MiB, import to first token {first:.0f} ms")
-    assert all(answer["peak_rss_bytes"] > of_backend[name].stat().st_size / 2 for name, answers in runs.items() for answer in answers)
+    assert all(answer.peak_rss_bytes > of_backend[name].stat().st_size / 2 for name, answers in runs.items() for answer in answers)

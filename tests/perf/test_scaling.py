@@ -13,11 +13,12 @@ from edgellm.formats.matrix import Scheme
 from edgellm.formats.tmac2 import write_tmac2
 from edgellm.measure import bench, synthetic
 from edgellm.measure.backends.edgellm import EdgeLLMBackend
+from edgellm.measure.fresh_process import run_in_fresh_process
 from edgellm.measure.results import ResultsFile
 from edgellm.measure.statistics import percentile
 from tests.conftest import ROOT
-from tests.perf.fresh_process import run_in_fresh_process
 from tests.perf.goals import Board, goals
+from tests.perf.prompt import PROMPT
 from tests.perf.reading import streamed_bytes
 from tests.perf.tables import Tables
 
@@ -74,9 +75,10 @@ def test_time_grows_with_bytes(rounds: int, models: dict[str, Path], results: Re
 
 def test_memory_of_the_largest(models: dict[str, Path], results: ResultsFile, board: Board) -> None:
     """Of a fresh process that loads it, prefills 128 tokens and decodes 64."""
-    answer = run_in_fresh_process("edgellm", models[LARGEST], THREADS)
-    results.append({"test": "fresh_process", "synthetic": True, "size": LARGEST, "n_threads": THREADS, **answer})
+    prompt = PROMPT[:128]  # a token a byte
+    answer = run_in_fresh_process("edgellm", str(models[LARGEST]), THREADS, prompt, new_tokens=64, context=192)
+    results.append({"test": "fresh_process", "synthetic": True, "size": LARGEST, "n_threads": THREADS, **answer._asdict()})
     (goal,) = goals("peak_rss_gb")
-    peak_gb = answer["peak_rss_bytes"] / 1e9
+    peak_gb = answer.peak_rss_bytes / 1e9
     board.judge(THREADS, (goal, peak_gb, f"file of {models[LARGEST].stat().st_size / 1e9:.2f} GB"))
     assert goal.kept(peak_gb)
