@@ -46,9 +46,12 @@ class LiveLogStream:
     def __init__(self, path: Path, clock: Clock, now: Clock) -> None:
         self._clock, self._now = clock, now
         self._closed = threading.Event()
-        _, self._columns = header(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"))
-        self._file = path.open("rb")
-        *_, self._partial = self._file.read().split(b"\n")
+        try:
+            self._file = path.open("rb")
+            *lines, self._partial = self._file.read().split(b"\n")
+        except OSError as error:
+            raise EnergyUnavailableError(f"cannot follow the power meter's log {path}: {error}") from error
+        _, self._columns = header([line.decode("utf-8-sig", errors="replace") for line in lines])
 
     def __iter__(self) -> Iterator[PowerSample]:
         with self._file:
@@ -65,6 +68,6 @@ class LiveLogStream:
         for line in lines:
             try:
                 sample = self._columns.sample(line.decode(errors="replace"))
-            except (ValueError, IndexError):
+            except (ValueError, IndexError, OverflowError):
                 continue
             yield PowerSample(sample.at_s - ahead_s, sample.watts)

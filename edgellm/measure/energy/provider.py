@@ -71,20 +71,14 @@ class EnergyReading:
 class EnergyProvider(Protocol):
     """What both shapes say of themselves.
 
-    name:           as it is asked for: "rapl", "pmic", ...
-    source:         where the numbers come from, what they cover and what not
-    kind:           see the module's docstring
-    sample_rate_hz: of samples, nominally; None for counters
+    name:   as it is asked for: "rapl", "pmic", ...
+    source: where the numbers come from, what they cover and what not
+    kind:   see the module's docstring
     """
 
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def source(self) -> str: ...  # noqa: D102
-    @property
-    def kind(self) -> Kind: ...  # noqa: D102
-    @property
-    def sample_rate_hz(self) -> float | None: ...  # noqa: D102
+    name: str
+    source: str
+    kind: Kind
 
 
 @runtime_checkable
@@ -95,10 +89,9 @@ class CounterProvider(EnergyProvider, Protocol):
     longest_window_s:  beyond it, a counter may have come round once more than can be seen
     """
 
-    @property
-    def shortest_window_s(self) -> float: ...  # noqa: D102
-    @property
-    def longest_window_s(self) -> float: ...  # noqa: D102
+    sample_rate_hz: None
+    shortest_window_s: float
+    longest_window_s: float
 
     def read(self) -> tuple[int, ...]:
         """The counters now, in microjoules; EnergyUnavailableError."""
@@ -117,10 +110,9 @@ class PowerStream(Protocol):
 
 
 class PowerProvider(EnergyProvider, Protocol):
-    """Samples watts, at a rate that is known."""
+    """Samples watts, nominally at `sample_rate_hz`."""
 
-    @property
-    def sample_rate_hz(self) -> float: ...  # noqa: D102
+    sample_rate_hz: float
 
     def stream(self, clock: Clock) -> PowerStream:
         """Begin to sample, with times of this clock; EnergyUnavailableError."""

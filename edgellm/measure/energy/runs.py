@@ -11,7 +11,7 @@ Runs without a reading are left out of the means, and counted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -108,12 +108,24 @@ class EnergyRuns:
 
 @dataclass(frozen=True)
 class Timetable:
-    """When the machine was idle and when it ran, by one clock: seconds since 1970, unless another was given."""
+    """When the machine was idle and when it ran, by one clock: seconds since 1970, unless another was given.
+
+    It waits in a results file, as `dataclasses.asdict` gives it, until the log is there.
+    """
 
     idle_before: Stretch
     runs: tuple[tuple[Stretch, int], ...]
     """Each with the tokens that it made."""
     idle_after: Stretch
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Timetable:
+        """Back from a results file; InvalidRequestError."""
+        try:
+            runs = tuple((Stretch(**stretch), int(tokens)) for stretch, tokens in record["runs"])
+            return cls(Stretch(**record["idle_before"]), runs, Stretch(**record["idle_after"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidRequestError(f"this is no timetable with idle_before, runs and idle_after: {error!r}") from error
 
     @property
     def observed(self) -> Stretch:

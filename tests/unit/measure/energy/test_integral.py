@@ -46,8 +46,9 @@ def test_samples_that_begin_and_end_inside_of_the_window_by_less_than_a_gap() ->
         (ramp(0, 12)[:60], [(4.9, 5.1)]),
         (ramp(0, 12)[60:], [(0, 5)]),
         (ramp(0, 3) + ramp(7, 12), [(2, 4)]),
+        (ramp(0, 0.5) + ramp(4, 12), [(0, 3)]),
     ],
-    ids=["the end", "the beginning", "the middle"],
+    ids=["the end", "the beginning", "the middle", "from before the beginning"],
 )
 def test_a_window_that_lacks_too_much_has_no_reading(samples: list[tuple[float, float]], gaps: list[tuple[float, float]]) -> None:
     reading = read(samples, 1, 11)

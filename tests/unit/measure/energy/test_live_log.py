@@ -27,7 +27,7 @@ def test_what_is_appended(log: Path) -> None:
     assert provider.sample_rate_hz == pytest.approx(10)
     stream = provider.stream(lambda: 1000.0)
     with log.open("a") as file:
-        file.write(f"0 0.8\n{BEGIN_S + 0.3} 5.0 1.0\nrubbish\n{BEGIN_S + 0.4}")
+        file.write(f"0 0.8\n{BEGIN_S + 0.3} 5.0 1.0\nrubbish\nno 5.0 number\n{BEGIN_S + 0.4}")
     items = iter(stream)
     assert [(sample.at_s, sample.watts) for sample in (next(items), next(items))] == [
         pytest.approx(pair) for pair in ((999.9, 4), (1000, 5))
@@ -61,3 +61,10 @@ def test_a_log_that_is_not_being_written(log: Path, text: str, now_s: float, pro
     log.write_text(text)
     with pytest.raises(EnergyUnavailableError, match=problem):
         LiveLogProvider(log, lambda: now_s)
+
+
+def test_a_log_that_is_taken_away(log: Path) -> None:
+    provider = LiveLogProvider(log, lambda: BEGIN_S)
+    log.unlink()
+    with pytest.raises(EnergyUnavailableError, match="cannot follow the power meter's log"), EnergyMeter(provider):
+        pass

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,18 @@ from edgellm.errors import InvalidRequestError
 from edgellm.measure.energy.alignment import Alignment, Stretch, align
 from edgellm.measure.energy.meter import EnergyMeter
 from edgellm.measure.energy.provider import EnergyReading, Kind, PowerSample
-from edgellm.measure.energy.runs import ROUNDS, EnergyRun, EnergyRuns, Mean, each_run, mean, measure_runs, runs_from_log, timed_runs
+from edgellm.measure.energy.runs import (
+    ROUNDS,
+    EnergyRun,
+    EnergyRuns,
+    Mean,
+    Timetable,
+    each_run,
+    mean,
+    measure_runs,
+    runs_from_log,
+    timed_runs,
+)
 from edgellm.measure.energy.usb_meter import MeterLog
 
 
@@ -138,7 +151,7 @@ def test_a_run_without_tokens() -> None:
 def test_the_same_from_a_log_that_came_later() -> None:
     """A power meter whose clock is 990 s behind saw what the machine did."""
     machine = Machine()
-    timetable = timed_runs(machine.run, 5, 6, machine.spend, machine.clock)
+    timetable = Timetable.of_record(json.loads(json.dumps(asdict(timed_runs(machine.run, 5, 6, machine.spend, machine.clock)))))
     assert timetable.observed == Stretch(1004, 1036)
     times = np.arange(1000, machine.now_s + 8, 0.1)
     changes = [*machine.changes, (machine.now_s, 2.0)]
@@ -151,3 +164,9 @@ def test_the_same_from_a_log_that_came_later() -> None:
     assert result.joules_per_token.mean == pytest.approx(3.5, rel=0.02)
     assert result.idle.watts == pytest.approx(2, rel=0.03)
     assert runs_from_log(log, timetable, Alignment(-990, 0.1)).runs[2].reading.joules == pytest.approx(28, rel=0.02)
+
+
+@pytest.mark.parametrize("record", [{}, {"runs": [], "idle_before": {}, "idle_after": {}}, {"runs": [[1, 2]]}, {"runs": 3}])
+def test_what_is_no_timetable(record: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="this is no timetable"):
+        Timetable.of_record(record)

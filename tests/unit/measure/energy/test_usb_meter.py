@@ -70,6 +70,11 @@ def test_times_and_units(log: Path, names: str, first: str, second: str, times: 
     assert watts(parsed) == pytest.approx([2.5, 2.5])
 
 
+def test_times_in_whole_seconds(log: Path) -> None:
+    """Two samples have the same time then, and the sampling period is not 0."""
+    assert read(log, "time,power\n0,1\n0,1\n0,1\n1,1\n1,1\n1,1\n2,1\n").period_s == 1
+
+
 def test_voltage_times_current_comes_before_rounded_power(log: Path) -> None:
     assert watts(read(log, "time,voltage,current,power\n0,5.123,0.5,2.6\n1,5.123,0.5,2.6\n")) == pytest.approx([2.5615, 2.5615])
 
