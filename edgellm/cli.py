@@ -496,6 +496,30 @@ def report(files: tuple[Path, ...], form: str, output: Path | None, as_json: boo
         click.get_current_context().exit(Failure.exit_code)
 
 
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each.")
+def energy(as_json: bool) -> None:
+    """Show who can measure energy here, and why the others can not.
+
+    Joules per token are measured by the first that is there (`nox -s perf`, or in your own tests the fixture `energy`); nothing is ever
+    estimated from the processor's load.
+
+    \b
+    Example:
+      edgellm energy
+      nox -s perf -- --energy usb-meter=live.csv -k energy
+    """
+    from edgellm.measure.energy.detect import detect, facts, lines, not_available
+
+    detected = detect()
+    if as_json:
+        click.echo("\n".join(json.dumps(facts(found)) for found in detected))
+        return
+    click.echo(lines(detected))
+    if not any(found.provider for found in detected):
+        click.echo(f"\nenergy: {not_available(detected)}")
+
+
 def _refuse_what_is_not_meant(plan: bool) -> None:
     """InvalidRequestError for an option of `inspect` that would change nothing."""
     context = click.get_current_context()

@@ -26,6 +26,7 @@ import pytest
 if TYPE_CHECKING:
     from edgellm.measure.backends.protocol import Backend
     from edgellm.measure.budgets import Limits
+    from edgellm.measure.energy.meter import EnergyMeter
     from edgellm.measure.journal import Journal
     from edgellm.measure.progress import Progress
     from edgellm.measure.protocol import Prompt
@@ -54,6 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--model", metavar="NAME|PATH", help=f"the model, as the engine names its own (default {DEFAULT_MODEL})")
     group.addoption("--threads", type=int, metavar="N", help="threads that the engine computes with (default: one per physical core)")
+    group.addoption("--energy", metavar="NAME[=ARGUMENT]", help="who measures energy (default: the first that `edgellm energy` finds)")
     group.addoption("--platform-profile", metavar="NAME", help="whose budgets decide (default: this platform's; claims: the project's)")
     group.addoption("--rounds", type=int, metavar="N", help="rounds of every measurement (default: as many as each needs)")
     group.addoption("--quick", action="store_true", help="a few rounds of every measurement: to see that all works, not for figures")
@@ -67,6 +69,8 @@ class Run:
     config: pytest.Config
     recorders: list[LatencyRecorder] = field(default_factory=list)
     journal: Journal | None = None
+    energy: dict[str, Any] | None = None
+    """Who measured it, or why nobody did; None where no test asked."""
 
     def limits(self, test: Path) -> tuple[Limits, Limits]:
         """What decides in a test of this file, and the claims; UsageError for a broken file, and for a profile that it lacks."""
@@ -181,7 +185,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Say once what all of the file was measured on, and beside whom."""
     run = config.stash[RUN]
-    output_json |= {"fingerprint": run.fingerprint, "bystanders": run.bystanders.shares()}
+    output_json |= {"fingerprint": run.fingerprint, "bystanders": run.bystanders.shares(), "energy": run.energy}
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -259,6 +263,29 @@ def telemetry(backend: Backend) -> Telemetry:
     from edgellm.measure.telemetry import Telemetry
 
     return Telemetry(backend.process_id)
+
+
+@pytest.fixture
+def energy(request: pytest.FixtureRequest) -> Iterator[EnergyMeter]:
+    """Measures the energy of calls; where nobody can, the test is skipped with every reason."""
+    from edgellm.errors import EdgeLLMError
+    from edgellm.measure.energy.detect import choose, detect, find_provider, not_available
+    from edgellm.measure.energy.meter import EnergyMeter
+    from edgellm.measure.energy.provider import EnergyUnavailableError
+
+    run, asked = request.config.stash[RUN], request.config.getoption("--energy")
+    try:
+        provider = choose(asked) if asked else find_provider()
+        if provider is None:
+            raise EnergyUnavailableError(not_available(detect()))
+        with EnergyMeter(provider) as meter:
+            run.energy = {"provider": provider.name, "kind": provider.kind, "source": provider.source}
+            yield meter
+    except EnergyUnavailableError as error:
+        run.energy = {"provider": None, "why_not": str(error)}
+        pytest.skip(f"energy: {error}")
+    except EdgeLLMError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture

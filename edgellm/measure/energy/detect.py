@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgellm.errors import EdgeLLMError, InvalidRequestError
 from edgellm.measure.energy import hwmon, pmic, powermetrics, rapl
@@ -56,6 +57,15 @@ def not_available(detected: Sequence[Detected]) -> str:
 def lines(detected: Sequence[Detected]) -> str:
     """One per name: kind, sampling rate, and the source or why there is none."""
     return "\n".join(f"{name:14}{kind:11}{rate:9}{words}" for name, kind, rate, words in map(_row, detected))
+
+
+def facts(found: Detected) -> dict[str, Any]:
+    """One provider, for JSON."""
+    provider = found.provider
+    if provider is None:
+        return {"name": found.name, "available": False, "why_not": found.why_not}
+    rate = provider.sample_rate_hz
+    return {"name": found.name, "available": True, "kind": provider.kind, "source": provider.source, "sample_rate_hz": rate}
 
 
 _TAKE_ARGUMENT = ("hwmon", "usb-meter")

@@ -278,6 +278,22 @@ def test_a_backend_that_cannot_be_loaded(suite: pytest.Pytester, options: list[s
     done.stdout.fnmatch_lines([line])
 
 
+def test_energy_that_nobody_measures_is_skipped_with_the_reasons(suite: pytest.Pytester) -> None:
+    suite.makepyfile(f"def test(energy, latency_recorder):\n    assert energy\n{TEST}")
+    done = run(suite, "-rs", "--energy", "usb-meter", "--benchmark-json=latency.json")
+    done.assert_outcomes(skipped=1, passed=1)
+    done.stdout.fnmatch_lines(["*energy: no USB power meter was named*"])
+    energy = json.loads((suite.path / "latency.json").read_text())["energy"]
+    assert (energy["provider"], "no USB power meter" in energy["why_not"]) == (None, True)
+
+
+def test_energy_from_somebody_unknown(suite: pytest.Pytester) -> None:
+    suite.makepyfile("def test(energy):\n    pass")
+    done = run(suite, "--energy", "guess")
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines(["*the energy provider 'guess' is unknown; known: hwmon, rapl*"])
+
+
 def test_it_costs_a_suite_that_measures_nothing_no_import(suite: pytest.Pytester) -> None:
     costly = {"numpy", "scipy", "edgellm.ops.native", "edgellm.measure.statistics"}
     suite.makepyfile(f"import sys\n\ndef test():\n    assert not {costly} & set(sys.modules)")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from edgellm.cli import main
 from edgellm.errors import InvalidRequestError
-from edgellm.measure.energy import __main__ as command
 from edgellm.measure.energy import detect
 from edgellm.measure.energy.provider import EnergyUnavailableError
 from tests.unit.measure.energy import recorded
@@ -68,7 +70,10 @@ def test_a_provider_that_there_is_not(asked: str, problem: str, tmp_path: Path) 
         detect.choose(asked, tmp_path)
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    command.main()
-    printed = capsys.readouterr().out
-    assert all(f"\n{name}" in f"\n{printed}" for name in ("rapl", "pmic", "energy: "))
+def test_the_command() -> None:
+    names = {found.name for found in detect.detect()}
+    printed = CliRunner().invoke(main, ["energy"]).stdout
+    assert {line.split()[0] for line in printed.splitlines() if line} >= names
+    objects = [json.loads(line) for line in CliRunner().invoke(main, ["energy", "--json"]).stdout.splitlines()]
+    assert {each["name"] for each in objects} == names
+    assert all(set(each) >= ({"source", "kind"} if each["available"] else {"why_not"}) for each in objects)
