@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgellm.measure import fingerprint as module
+from edgellm.measure import linux
 from edgellm.measure.fingerprint import fingerprint, git_commit
 from edgellm.runtime import machine
 
@@ -18,8 +19,8 @@ def test_fields() -> None:
     assert found["cpu_count"] == os.cpu_count()
     assert found["memory_bytes"] > 2**20
     assert found["packages"]["numpy"]
-    assert set(found) == {
-        *("cpu_model", "architecture", "cpu_count", "cpus_usable", "isas", "governor", "memory_bytes"),
+    assert set(found) - set(linux.linux()) == {
+        *("version", "cpu_model", "architecture", "cpu_count", "cpus_usable", "isas", "memory_bytes"),
         *("system", "kernel", "python", "packages", "build", "git_commit"),
     }
 
@@ -33,13 +34,14 @@ def test_missing_things_are_null(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def fails(*_: object) -> int:
         raise OSError
 
-    for name in ("read_text", "output_of", "_version", "_native"):
+    for name in ("output_of", "_version", "_native"):
         monkeypatch.setattr(module, name, absent)
     for name in ("read_text", "output_of"):
         monkeypatch.setattr(machine, name, absent)
+        monkeypatch.setattr(linux, name, absent)
     monkeypatch.setattr(os, "sysconf", fails)
     found = fingerprint(tmp_path)
-    for name in ("cpu_model", "isas", "governor", "memory_bytes", "build", "git_commit"):
+    for name in ("cpu_model", "isas", "governor", "microcode", "hypervisor", "memory_bytes", "build", "git_commit"):
         assert found[name] is None, name
     assert set(found["packages"].values()) == {None}
 

@@ -47,7 +47,7 @@ def no_commands(monkeypatch: pytest.MonkeyPatch) -> None:
             id="laptop",
         ),
         pytest.param(DESKTOP, {"temperature_c": 45.125}, id="desktop"),
-        pytest.param(VM, {"frequency_mhz": [2596.098, 2596.1], "frequency_source": "cpuinfo"}, id="vm"),
+        pytest.param(VM, {"frequency_mhz": [2596.0, 2596.1], "frequency_source": "cpuinfo"}, id="vm"),
         pytest.param(
             CONTAINER, {"frequency_mhz": [None], "frequency_source": "scaling_cur_freq", "gpu_utilisation": [None]}, id="container"
         ),
