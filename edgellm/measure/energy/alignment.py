@@ -29,12 +29,13 @@ LEAST_CORRELATION = 0.5
 MOST_UNCERTAIN = 0.1
 """Of a stretch's length."""
 LEAST_PAUSE = 5
-"""Samples."""
+"""Samples between two runs; with fewer, they are one to the log."""
 SAME_RESIDUAL = 1.2
 """How much more of the power's variance another place may leave unexplained and still be as good."""
 LEAST_RESIDUAL = 1e-6
 """Added to it, so that a log without noise is no special case."""
 MOST_POINTS = 10_000_000
+"""Of the grid: a day at 100 Hz, and some GiB of memory to search it."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,11 @@ _TIME = ("timestamp", "unix time", "run time", "rel time", "elapsed time", "elap
 _VOLTAGE = ("voltage", "vbus", "volt", "u")
 _CURRENT = ("current", "ibus", "i")
 _POWER = ("power", "p")
-_UNITS = {"V": 1.0, "mV": 1e-3, "A": 1.0, "mA": 1e-3, "W": 1.0, "mW": 1e-3, "s": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6}
+_SCALES = {
+    **dict.fromkeys(("", "V", "v", "A", "a", "W", "w", "s", "sec", "seconds"), 1.0),
+    **dict.fromkeys(("mV", "mv", "mA", "ma", "mW", "mw", "ms"), 0.001),
+    "us": 1e-6,
+}
 _COLUMN = re.compile(r"(.*?)(?:\s*[(\[](.+)[)\]]|_(V|mV|A|mA|W|mW|s|ms|us))?")
 _CLOCK = re.compile(r"(?:(\d+)\.)?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
@@ -97,7 +101,7 @@ def read_log(path: Path) -> MeterLog:
 
 @dataclass(frozen=True)
 class Columns:
-    """Where in a line what is, and what it is multiplied with. `time_scale` is None where the column has no unit."""
+    """Where in a line what is, and what it is multiplied with. `time_scale` is None where the column has no unit, or is a clock's."""
 
     delimiter: str | None
     time: int
@@ -121,7 +125,7 @@ def header(lines: Sequence[str]) -> tuple[str, Columns]:
 
 
 def columns(line: str) -> Columns | None:
-    """The columns that a line names; None if it is no line of names with a time and a power."""
+    """The columns that a line names; None if it is no line of names with a time and a power. MeterLogError: a unit is unknown."""
     delimiter = next((mark for mark in "\t;," if mark in line), None)
     try:
         names = [_name(cell) for cell in split(line, delimiter)]
@@ -133,11 +137,11 @@ def columns(line: str) -> Columns | None:
         return min(found)[1:] if found else None
 
     time, power, voltage, current = (find(wanted) for wanted in (_TIME, _POWER, _VOLTAGE, _CURRENT))
-    factors = [voltage, current] if voltage and current else [power]
-    if time is None or None in factors:
+    factors = list(filter(None, [voltage, current] if voltage and current else [power]))
+    if time is None or not factors:
         return None
-    scaled = tuple((index, _UNITS.get(unit, 1.0)) for index, unit in filter(None, factors))
-    return Columns(delimiter, time[0], _UNITS.get(time[1]), scaled)
+    scaled = tuple((index, _scale(unit)) for index, unit in factors)
+    return Columns(delimiter, time[0], None if not time[1] or ":" in time[1] else _scale(time[1]), scaled)
 
 
 def split(line: str, delimiter: str | None) -> list[str]:
@@ -172,6 +176,12 @@ def _name(cell: str) -> tuple[str, str]:
     match = _COLUMN.fullmatch(cell)
     assert match
     return match[1].strip().lower(), match[2] or match[3] or ""
+
+
+def _scale(unit: str) -> float:
+    if unit not in _SCALES:
+        raise MeterLogError(f"a column is in {unit!r}; known units are {', '.join(filter(None, _SCALES))}")
+    return _SCALES[unit]
 
 
 def _parse(lines: Sequence[str]) -> tuple[list[PowerSample], int]:

@@ -86,13 +86,27 @@ def test_voltage_times_current_comes_before_rounded_power(log: Path) -> None:
         ("\0\0\0\0", "no line names columns"),
         ("time,temperature\n0,1\n", "no line names columns"),
         ("time,voltage (V),accumulated power (mWh)\n0,5,1\n", "no line names columns"),
+        ("time,power (kW)\n0,1\n1,1\n", "a column is in 'kW'; known units are"),
+        ("time (min),power\n0,1\n1,1\n", "a column is in 'min'"),
         ("time,power\n", "0 samples; at least two moments"),
         ("time,power\n0,1\n1,", "1 samples; at least two moments"),
         ("time,power\n0,1\n0,2\n", "2 samples; at least two moments"),
         ("time,power\n0,1\n1,2\nx,1\n2,nan\n3,\n4\n5,inf\n", "5 of 7 lines below the column names cannot be read"),
         ("time,power\n0,1\n1,1\n2,1\n0,1\n1,1\n", "times go back at sample 4: two recordings"),
     ],
-    ids=["empty", "binary", "no power", "energy is no power", "no sample", "cut off", "one moment", "mostly rubbish", "two recordings"],
+    ids=[
+        "empty",
+        "binary",
+        "no power",
+        "energy is no power",
+        "unknown unit",
+        "unknown unit of time",
+        "no sample",
+        "cut off",
+        "one moment",
+        "mostly rubbish",
+        "two recordings",
+    ],
 )
 def test_what_is_no_log(log: Path, text: str, problem: str) -> None:
     with pytest.raises(MeterLogError, match=problem) as raised:
