@@ -139,7 +139,7 @@ def _refusal(response: HTTPResponse) -> str:
     text = response.read(MESSAGE_BYTES).decode(errors="replace")
     try:
         error = json.loads(text)["error"]
-        text = error if isinstance(error, str) else error["message"]
+        text = str(error if isinstance(error, str) else error["message"])
     except (ValueError, LookupError, TypeError, RecursionError):
-        text = text[:200]
-    return f"{response.status} {response.reason}: {text}"
+        pass  # then the answer as it is
+    return f"{response.status} {response.reason}: {text[:200]}"

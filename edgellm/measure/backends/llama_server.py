@@ -153,7 +153,7 @@ def _command(model: Path, port: int, threads: int, context: int) -> list[str]:
         *_ending_with_us(),
         *(program(), "--model", str(model), "--alias", MODEL, "--host", HOST, "--port", str(port)),
         *("--threads", str(threads), "--threads-batch", str(threads), "--n-gpu-layers", "0", "--flash-attn", "off"),
-        *("--ctx-size", str(context + 1), "--fit", "off"),  # it stops one token before its context is full
+        *("--ctx-size", str(context), "--fit", "off"),
         *("--parallel", "1", "--cache-ram", "0", "--no-ui", "--offline"),
     ]
 

@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgellm.errors import InvalidRequestError, ModelFileError
 from edgellm.measure.backends import llama_server, registry
+from edgellm.measure.backends.http_json import JsonServer
 from edgellm.measure.backends.llama_server import LlamaServer, LlamaServerBackend
 from edgellm.measure.backends.protocol import BackendUnavailableError
 
@@ -66,7 +68,27 @@ def test_it_is_ready_when_it_is_there_and_gone_afterwards(stand_in: StandIn) -> 
     stand_in("")
     with LlamaServer(Path("m.gguf"), threads=2, context=8) as server:
         assert is_running(server.process_id)
+        assert os.getsid(server.process_id) != os.getsid(0)  # the terminal's Ctrl-C is for the measurement
     assert not is_running(server.process_id)
+
+
+def test_an_interrupted_start_leaves_nothing(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in("")
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Remembered(subprocess.Popen[bytes]):
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            started.append(self)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Remembered)
+    monkeypatch.setattr(JsonServer, "get", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        LlamaServer(Path("m.gguf"), threads=2, context=8)
+    assert [process.returncode for process in started] == [-signal.SIGTERM]
 
 
 def test_the_backend_over_it(stand_in: StandIn) -> None:
