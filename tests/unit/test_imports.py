@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "quantize": {"edgellm", "errors", "formats", "model", "text"},
     "runtime": {"errors", "formats", "model", "ops", "text"},
     "edgellm": {"runtime"},
-    "measure": {"edgellm", "errors", "formats", "ops", "runtime", "text"},
+    "measure": {"edgellm", "errors", "formats", "model", "ops", "runtime", "text"},
     "evaluate": {"edgellm", "errors", "measure", "runtime", "text"},
     "report": {"errors", "measure"},
     "cli": {"cli_chat", "edgellm", "errors", "evaluate", "formats", "measure", "quantize", "report", "runtime", "text"},
