@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 MAY_IMPORT_OF = {
     "model": ("ops", {"edgellm.ops.interface"}),
-    "report": ("measure", {f"edgellm.measure.{name}" for name in ("results", "statistics", "table")}),
+    "report": ("measure", {f"edgellm.measure.{name}" for name in ("figures", "journal", "protocol", "results", "statistics", "table")}),
 }
 """Where a room may see only part of another: the forward pass is written against the interface, so either implementation fits; a report
 reads results, and measures nothing.
