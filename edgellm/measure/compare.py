@@ -50,6 +50,11 @@ class Ratio:
     high: float | None
 
     @property
+    def difference(self) -> float | None:
+        """How many times slower or faster B is, whichever it is."""
+        return None if self.ratio is None else max(self.ratio, 1 / self.ratio)
+
+    @property
     def resolution(self) -> float | None:
         """Of A against itself: how many times slower or faster B would have to be at the least, to be told from that."""
         return None if self.low is None or self.high is None else max(self.high, 1 / self.low)
@@ -119,19 +124,22 @@ def _turns(runs: Mapping[str, Run], rounds: int, warmup: int) -> Iterator[dict[s
             yield done
 
 
-def ratios(a_ns: Sequence[Sequence[int]], b_ns: Sequence[Sequence[int]]) -> dict[str, Ratio]:
-    """Each figure's ratio B/A over pairs of rounds."""
-    a_rounds, b_rounds = ([checked(calls) for calls in rounds] for rounds in (a_ns, b_ns))
-    few = min(calls.size for calls in (*a_rounds, *b_rounds)) < 2
+def ratios(a_ns: Sequence[Sequence[int]], b_ns: Sequence[Sequence[int]], *a_again_ns: Sequence[Sequence[int]]) -> dict[str, Ratio]:
+    """Each figure's ratio B/A over pairs of rounds. Where A ran in several processes that took turns, its figure of a turn is their
+    geometric mean.
+    """
+    b_rounds, *a_runs = ([checked(calls) for calls in rounds] for rounds in (b_ns, a_ns, *a_again_ns))
+    few = min(calls.size for rounds in (b_rounds, *a_runs) for calls in rounds) < 2
     return {
-        name: Ratio(None, None, None) if few and name != "p50" else _ratio(figure, a_rounds, b_rounds) for name, figure in FIGURES.items()
+        name: Ratio(None, None, None) if few and name != "p50" else _ratio(figure, a_runs, b_rounds) for name, figure in FIGURES.items()
     }
 
 
-def _ratio(figure: Statistic, a_rounds: list[F64], b_rounds: list[F64]) -> Ratio:
-    a, b = (np.array([figure(calls) for calls in rounds]) for rounds in (a_rounds, b_rounds))
-    if not a.all() or not b.all():
+def _ratio(figure: Statistic, a_runs: list[list[F64]], b_rounds: list[F64]) -> Ratio:
+    b, *a_each = (np.array([figure(calls) for calls in rounds]) for rounds in (b_rounds, *a_runs))
+    if not all(figures.all() for figures in (b, *a_each)):
         return Ratio(None, None, None)
+    a = np.exp(np.mean(np.log(a_each), axis=0))
     low, high = bootstrap_interval(_median_ratio, list(a[:, np.newaxis]), list(b[:, np.newaxis]))
     return Ratio(float(_median_ratio(a, b)), low, high)
 
