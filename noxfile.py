@@ -8,6 +8,7 @@ under `.nox`.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -169,6 +170,19 @@ def perf(session: nox.Session) -> None:
         session.run(EDGELLM, *f"bench --model {MODEL} -p 128 -n 64 -t {THREADS} -r {rounds} --json {bench}".split())
     finally:  # also where a budget was broken, or the run was stopped
         session.run(EDGELLM, "report", *(name for name in (latency, bench) if (ROOT / name).exists()))
+
+
+@nox.session(name="perf-gate", venv_backend="none")
+def perf_gate(session: nox.Session) -> None:
+    """Is a token slower, or less steadily fast, than at the commit before, or at `-- --base REV`? Builds both, which take turns."""
+    parent = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", "HEAD~1"]
+    if not session.posargs and (shutil.which("git") is None or subprocess.run(parent, capture_output=True, check=False).returncode):
+        session.skip(
+            "git has no HEAD~1 here (a shallow clone, the first commit, no repository): nothing to compare with, say -- --base REV"
+        )
+    prepare(session, model=True)
+    session.run(EDGELLM, "convert", MODEL)
+    session.run(str(BIN / "python"), "-m", "scripts.perf_gate", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -14,7 +14,6 @@ MODULES: Mapping[str, str] = {
     "llama-server": "llama_server",
     "ollama": "ollama_http",
     "openai": "openai_http",
-    "onnxruntime": "onnxruntime",
 }
 """The module of this folder whose `load` loads it."""
 
