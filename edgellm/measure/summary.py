@@ -37,10 +37,12 @@ def lines(recorder: LatencyRecorder) -> Iterator[str]:
 def _noise(noise: object) -> str:
     assert isinstance(noise, dict)
     parts: Sequence[tuple[str, str]] = (
-        ("spin_p99_over_p50", "pure computing p99/p50 {:.3f}"),
-        ("spin_std_ms", "std {:.3f} ms"),
-        ("read_p99_over_p50", "reading as many bytes as the weights p99/p50 {:.2f}"),
+        ("spin_std_ms", "pure computing as long as a token std {:.3f} ms"),
+        ("spin_p99_over_p50", "p99/p50 {:.2f}"),
+        ("spin_lost_share", "{:.0%} of the time lost"),
+        ("read_p99_over_p50", "reading the weights p99/p50 {:.2f}"),
         ("read_gb_per_s_p50", "at {:.0f} GB/s"),
+        ("wake_late_p99_ms", "waking up at most {:.2f} ms late (p99)"),
     )
     return ", ".join(form.format(noise[name]) for name, form in parts if noise.get(name) is not None) or "unknown"
 
