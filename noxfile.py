@@ -196,8 +196,8 @@ def quality(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """What CI runs: lint, unit, the kernels of every instruction set, e2e, and the timed layers."""
-    for name in ("lint", "unit", *(f"kernels({isa})" for isa in ISAS), "e2e", "perf", "quality"):
+    """What CI runs: lint, unit, the kernels of every instruction set, e2e, the timed layers, and the gate against the commit before."""
+    for name in ("lint", "unit", *(f"kernels({isa})" for isa in ISAS), "e2e", "perf", "perf-gate", "quality"):
         session.notify(name)
 
 
