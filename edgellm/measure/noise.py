@@ -1,6 +1,6 @@
 """The machine's own noise, probed between rounds: what a perfect engine would have shown on it in the same minute.
 
-Three probes, taken together as one sample of some 30 ms, on as many threads as the engine computes with:
+Three probes, taken together as one sample of some 25 ms (more where memory is slow), on as many threads as the engine computes with:
 
 - *spin*: a fixed piece of work in registers, a quarter of a millisecond long, again and again on every thread at once, each time noted; as
   osnoise does (Linux, Documentation/trace/osnoise-tracer.rst). Interrupts, other processes, other guests, a changing clock: all of it

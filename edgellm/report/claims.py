@@ -10,13 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgellm.measure.statistics import Interval
-from edgellm.report.numbers import number
-from edgellm.report.sources import Measurement, Origin, Quality, Source, Subject, Throughput
+from edgellm.report.numbers import DIGITS, number
+from edgellm.report.sources import MEASURED, OURS, Measurement, Origin, Quality, Source, Subject, Throughput
 
-DIGITS = 4
-OURS = "edgellm"
 FP16_BYTES = 2
-MEASURED = "measured"
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ def _evidence(claim: Claim, sources: Sequence[Source]) -> Iterator[Evidence]:
         case figure:
             for source in sources:
                 for measurement in source.measurements:
-                    if measurement.subject.backend == OURS and figure in measurement.figures and claim.prompt in (None, measurement.prompt):
+                    if measurement.subject.ours and figure in measurement.figures and claim.prompt in (None, measurement.prompt):
                         yield _of_measurement(measurement, figure, source.origin)
 
 
@@ -179,12 +176,7 @@ def _sizes(sources: Sequence[Source]) -> Iterator[Evidence]:
         tests: list[Measurement | Throughput] = [*source.measurements, *source.throughputs]
         for measured in tests:
             subject = measured.subject
-            if (
-                subject.backend == OURS
-                and subject.model_bytes
-                and subject.parameters
-                and (subject.parameters, subject.model_bytes) not in seen
-            ):
+            if subject.ours and subject.model_bytes and subject.parameters and (subject.parameters, subject.model_bytes) not in seen:
                 seen.add((subject.parameters, subject.model_bytes))
                 yield Evidence(
                     value=FP16_BYTES * subject.parameters / subject.model_bytes,

@@ -1,7 +1,7 @@
-"""Engines beside each other: ratios of figures, only of what one run measured with the same prompt and as many threads.
+"""Engines beside each other: ratios of figures of the same test, with the same prompt and as many threads, on one machine with one build.
 
-The runs of a file follow each other, they do not take turns, so a ratio has no interval of its own. Where the figures' own intervals
-overlap, the difference is not shown to be one, and the ratio is marked.
+Runs follow each other, they do not take turns, so a ratio has no interval of its own. Where the figures' own intervals overlap, the
+difference is not shown to be one, and the ratio is marked.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 from edgellm.measure.statistics import Interval
 from edgellm.report.blocks import Table
-from edgellm.report.numbers import number
-from edgellm.report.sources import Measurement, Subject
+from edgellm.report.numbers import DIGITS, interval, number, shortened
+from edgellm.report.sources import MEASURED, Beside, Measurement, Subject
 
-OURS = "edgellm"
 UNRESOLVED = "?"
-NOTE = f"{UNRESOLVED}: the 95% intervals of the two figures overlap or are not there, so no difference is shown."
+NOTE = (
+    f"{UNRESOLVED}: the 95% intervals of the two figures overlap or are not there, so no difference is shown. Runs follow each other: "
+    "where the machine's own noise differs between them, so may what it did to either."
+)
 FIGURES = {
     "TTFT p50": "ttft_p50_ms",
     "TTFT p95": "ttft_p95_ms",
@@ -25,6 +27,12 @@ FIGURES = {
     "tokens/s": "tokens_per_second",
     "run std": "run_jitter_std_ms",
 }
+
+
+TURNS_NOTE = (
+    "These took turns, round by round, so a ratio has an interval. Resolved: by what factor the same thing measured twice differs from "
+    "itself; no smaller difference is one."
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,11 @@ class Comparison:
 
 
 def compare(measurements: Sequence[Measurement]) -> list[Comparison]:
-    """Every measurement beside this engine's of the same file, prompt and threads, or beside the first where it has none."""
+    """Every engine beside this one, or the first where this one is not there; of its file, if it is in it."""
     alike: dict[tuple[object, ...], list[Measurement]] = {}
     for each in measurements:
-        alike.setdefault((each.file, each.prompt, each.prompt_tokens, each.subject.threads), []).append(each)
+        if not each.interrupted:
+            alike.setdefault((each.test, each.prompt, each.prompt_tokens, each.subject.threads), []).append(each)
     return [comparison for group in alike.values() for comparison in _beside_first(group)]
 
 
@@ -70,10 +79,31 @@ def table(comparisons: Sequence[Comparison], names: Mapping[Subject, str]) -> Ta
     return Table(head, tuple(rows), names=3)
 
 
+def turns_table(besides: Sequence[Beside]) -> Table:
+    """A row for each figure of what took turns."""
+    head = ("", "over", "test", "figure", "ratio", "95%", "resolved", "limit", "verdict")
+    rows = [
+        (
+            shortened(each.what),
+            shortened(each.over),
+            each.test if each.provenance == MEASURED else f"{each.test} ({each.provenance})",
+            each.figure,
+            number(each.ratio, DIGITS),
+            interval(each.interval, DIGITS),
+            number(each.resolution, DIGITS),
+            "" if each.limit is None else number(each.limit, DIGITS),
+            each.verdict,
+        )
+        for each in besides
+    ]
+    return Table(head, tuple(rows), names=4)
+
+
 def _beside_first(group: Sequence[Measurement]) -> Iterator[Comparison]:
-    base = next((each for each in group if each.subject.backend == OURS), group[0])
+    ours = [each for each in group if each.subject.ours] or group[:1]
     for each in group:
-        if each.subject != base.subject and (ratios := _ratios(each, base)):
+        base = next((other for other in ours if other.file == each.file), ours[0])
+        if each.subject.backend != base.subject.backend and (ratios := _ratios(each, base)):
             yield Comparison(each, base, ratios)
 
 

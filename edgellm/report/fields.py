@@ -65,6 +65,13 @@ class Fields:
             raise wrong(value, self.at(key), "a count")
         return value
 
+    def flag(self, key: str) -> bool:
+        """Whether it is true."""
+        value = self._values.get(key, False)
+        if not isinstance(value, bool):
+            raise wrong(value, self.at(key), "true or false")
+        return value
+
     def fields(self, key: str) -> Fields:
         """An object."""
         return Fields(self._values.get(key, {}), self.at(key))

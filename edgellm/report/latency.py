@@ -6,18 +6,18 @@ docs/results.md describes both, field by field.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from dataclasses import replace
 from typing import Any
 
+from edgellm.measure import journal
+from edgellm.measure.figures import Figures, figures_of_rounds
+from edgellm.measure.protocol import Round
 from edgellm.measure.results import ResultsError, parse_json
-from edgellm.measure.statistics import jitter, percentile, standard_deviation
 from edgellm.report.fields import Fields
-from edgellm.report.sources import Measurement, Source, Subject, origin, subject
+from edgellm.report.sources import MEASURED, Limit, Measurement, Source, Subject, origin, subject
 
 SCHEMA = "edgellm-latency"
 VERSION = 2
-JOURNAL_SCHEMA = "edgellm-journal"
-JOURNAL_VERSION = 1
 INTERRUPTED = "the run did not end"
 
 
@@ -26,18 +26,22 @@ def read_benchmarks(document: Any, file: str) -> Source:
     top = Fields(document, f"{file}:")
     benchmarks = [(benchmark, benchmark.fields("extra_info")) for benchmark in top.list_of_fields("benchmarks")]
     ours = [(benchmark, extra) for benchmark, extra in benchmarks if extra.text("schema") == SCHEMA]
-    remarks = [f"{len(ours)} of {len(benchmarks)} benchmarks are of schema {SCHEMA}"] if 0 < len(ours) < len(benchmarks) else []
     for _, extra in ours:
         check_version(extra, VERSION, "measure again with: nox -s perf")
-    if shares := _shares(top.fields("bystanders")):
-        remarks.append(shares)
+    tests = [measurement(benchmark.text("name"), extra, file, _provenance(extra)) for benchmark, extra in ours]
+    unmetered = top.fields("energy").text("why_not")
+    remarks = (
+        f"{len(ours)} of {len(benchmarks)} benchmarks are of schema {SCHEMA}" if 0 < len(ours) < len(benchmarks) else "",
+        _shares(top.fields("bystanders")),
+        *(_meter(extra.fields("energy")) for _, extra in ours),
+    )
     return Source(
         file=file,
         kind="latency" if ours else "pytest-benchmark",
         created=top.text("datetime"),
         origin=origin(top.fields("fingerprint")),
-        measurements=tuple(_measurement(benchmark.text("name"), extra, file) for benchmark, extra in ours),
-        remarks=tuple(remarks),
+        measurements=tuple(replace(each, not_measured={"joules_per_token": unmetered, **each.not_measured}) for each in tests),
+        remarks=tuple(filter(None, remarks)),
     )
 
 
@@ -45,7 +49,7 @@ def read_journal(text: str, file: str) -> Source:
     """JSON lines: a head, then one line per round. The last line may be cut off; any other that is broken is a ResultsError."""
     head, *lines = text.splitlines() or [""]
     first = Fields(_parsed(head, f"{file}: line 1"), f"{file}: line 1")
-    check_version(first, JOURNAL_VERSION, "read it with the program that wrote it")
+    check_version(first, journal.VERSION, "read it with the program that wrote it")
     cut = bool(lines) and not text.endswith("\n")
     entries = [
         Fields(_parsed(line, f"{file}: line {number}"), f"{file}: line {number}")
@@ -69,55 +73,50 @@ def check_version(fields: Fields, version: int, remedy: str) -> None:
         raise ResultsError(f"{fields.where} is of {schema} version {found:g}; this program reads version {version}: {remedy}")
 
 
-def _measurement(name: str, extra: Fields, file: str) -> Measurement:
-    prompt = extra.fields("prompt")
+def measurement(name: str, extra: Fields, file: str, provenance: str) -> Measurement:
+    """Of what a test says; of one that ended before its figures were computed, those of the rounds that it has. ResultsError."""
+    prompt, noise, reasons = (extra.fields(key) for key in ("prompt", "noise", "not_measured"))
     figures, intervals, needed = (extra.fields(key) for key in ("figures", "intervals", "rounds_needed"))
-    noise, reasons = extra.fields("noise"), extra.fields("not_measured")
+    rounds = extra.list_of_fields("rounds")
+    computed = figures_of_rounds([_round(each) for each in rounds]) if rounds and "figures" not in extra else Figures()
     return Measurement(
         file=file,
         test=extra.text("test") or name,
         subject=_subject(extra),
         prompt=prompt.text("name"),
         prompt_tokens=prompt.count("tokens"),
-        rounds=len(extra.list_of_fields("rounds")),
-        provenance=extra.text("provenance") or "unknown",
-        figures=_numbers(figures),
-        intervals={figure: bounds for figure in intervals if (bounds := intervals.interval(figure))},
-        rounds_needed={figure: count for figure in needed if (count := needed.count(figure))},
+        counted=prompt.flag("counted"),
+        rounds=len(rounds) or len(extra.numbers("samples_ns")),
+        provenance=provenance,
+        figures=computed.values | _numbers(figures),
+        intervals=computed.intervals | {figure: bounds for figure in intervals if (bounds := intervals.interval(figure))},
+        rounds_needed=computed.rounds_needed | {figure: count for figure in needed if (count := needed.count(figure))},
         noise=_numbers(noise),
+        limits={
+            budget.text("name"): Limit(budget.required_number("limit"), budget.flag("kept")) for budget in extra.list_of_fields("budgets")
+        },
         not_measured={figure: reasons.text(figure) for figure in reasons},
         interrupted=extra.text("interrupted"),
     )
 
 
 def _interrupted(entries: Sequence[Fields], file: str) -> Iterator[Measurement]:
-    """A measurement per test, backend and prompt, of the rounds that the journal holds of it."""
-    rounds: dict[tuple[str, Subject, str, int | None], list[Fields]] = {}
+    """A measurement per test, backend and prompt, of the rounds that the journal holds of it, with the figures of a whole run."""
+    rounds: dict[tuple[str, Subject, str, int | None, bool], list[Round]] = {}
     for entry in entries:
         prompt = entry.fields("prompt")
-        measured = entry.required("test").text("test"), _subject(entry), prompt.text("name"), prompt.count("tokens")
-        rounds.setdefault(measured, []).append(entry.required("round").fields("round"))
-    for (test, whom, name, tokens), done in rounds.items():
-        yield Measurement(file, test, whom, name, tokens, len(done), "measured", _figures(done), interrupted=INTERRUPTED)
+        whom = entry.required("test").text("test"), _subject(entry), prompt.text("name"), prompt.count("tokens"), prompt.flag("counted")
+        rounds.setdefault(whom, []).append(_round(entry.required("round").fields("round")))
+    for whom, done in rounds.items():
+        figures = figures_of_rounds(done)
+        yield Measurement(
+            file, *whom, len(done), MEASURED, figures.values, figures.intervals, figures.rounds_needed, interrupted=INTERRUPTED
+        )
 
 
-def _figures(rounds: Sequence[Fields]) -> dict[str, float]:
-    """What the recorder would have said of these rounds, without intervals."""
-    ttft_ms, e2e_ms = ([each.required_number(key) / 1e6 for each in rounds] for key in ("ttft_ns", "e2e_ns"))
-    itl_ms = [[nanoseconds / 1e6 for nanoseconds in each.numbers("itl_ns")] for each in rounds]
-    tokens = list(chain.from_iterable(itl_ms))
-    figures = {**_spread("ttft", ttft_ms), **_spread("e2e", e2e_ms), "run_jitter_std_ms": standard_deviation(e2e_ms)}
-    if sum(tokens) > 0:
-        scatter = jitter(tokens)
-        figures |= _spread("itl", tokens)
-        figures |= {"itl_mad_ms": scatter.mad, "itl_p99_over_p50": scatter.p99_over_p50, "itl_max_over_p50": scatter.max_over_p50}
-        figures["tokens_per_second"] = len(tokens) * 1e3 / sum(tokens)
-    return {name: figure for name, figure in figures.items() if figure is not None}
-
-
-def _spread(what: str, samples_ms: Sequence[float]) -> dict[str, float | None]:
-    percentiles = {f"{what}_p{q}_ms": percentile(samples_ms, q) for q in (50, 95, 99)}
-    return {**percentiles, f"{what}_std_ms": standard_deviation(samples_ms)}
+def _round(fields: Fields) -> Round:
+    itl_ns = [int(nanoseconds) for nanoseconds in fields.numbers("itl_ns")]
+    return Round(int(fields.required_number("ttft_ns")), itl_ns, int(fields.required_number("e2e_ns")))
 
 
 def _subject(fields: Fields) -> Subject:
@@ -128,6 +127,18 @@ def _subject(fields: Fields) -> Subject:
 
 def _numbers(fields: Fields) -> dict[str, float]:
     return {key: value for key in fields if (value := fields.number(key)) is not None}
+
+
+def _provenance(extra: Fields) -> str:
+    """Energy is read from something of its own, which may estimate."""
+    return extra.fields("energy").text("kind") or extra.text("provenance") or "unknown"
+
+
+def _meter(energy: Fields) -> str:
+    """Who read the energy, or nothing for a test that did not."""
+    source, kind, rate = energy.text("source"), energy.text("kind"), energy.number("sample_rate_hz")
+    readings = f", {rate:.3g} readings a second" if rate else ""
+    return f"energy is {kind or 'read'} by {source}{readings}" if source else ""
 
 
 def _shares(bystanders: Fields) -> str:

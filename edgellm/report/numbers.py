@@ -7,6 +7,8 @@ import math
 from edgellm.measure.statistics import Interval
 
 NOT_AVAILABLE = "n/a"
+DIGITS = 4
+"""Of what is compared with a limit or with 1; other figures are given to 3."""
 SMALLEST, LARGEST = 1e-9, 1e12
 """Beyond these, which nothing here measures, numbers are written with an exponent."""
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from edgellm.report import claims, comparison, summary
 from edgellm.report.blocks import Block, Heading, Notes, Table
-from edgellm.report.claims import CLAIMS, DIGITS, Finding
-from edgellm.report.numbers import interval, number
+from edgellm.report.claims import CLAIMS, Finding
+from edgellm.report.numbers import DIGITS, interval, number
 from edgellm.report.reading import read_all
-from edgellm.report.sources import Measurement, Origin, Quality, Source, Throughput
+from edgellm.report.sources import Beside, Measurement, Origin, Quality, Source, Throughput
 
 SCHEMA = "edgellm-report"
 VERSION = 1
@@ -51,7 +51,7 @@ def blocks(report: Report) -> Iterator[Block]:
     for origin, letter in report.origins.items():
         yield from _measured(report, origin, letter)
     yield Heading(2, "Files")
-    yield from _files(report)
+    yield _files(report)
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _rows(source: Source) -> list[Measurement | Throughput | Quality]:
-    return [*source.measurements, *source.throughputs, *source.qualities]
+def _rows(source: Source) -> list[Measurement | Throughput | Quality | Beside]:
+    return [*source.measurements, *source.throughputs, *source.qualities, *source.besides]
 
 
 def _letter(index: int) -> str:
@@ -119,16 +119,21 @@ def _measured(report: Report, origin: Origin, letter: str) -> Iterator[Block]:
     throughputs = [throughput for source in sources for throughput in source.throughputs]
     yield Heading(2, f"{letter}: {origin.title}" if len(report.origins) > 1 else origin.title)
     dirty = " There were uncommitted changes: the commit does not say what was measured." if origin.dirty else ""
-    yield Notes((f"{origin.system}; commit {origin.commit}, C sources {origin.csrc_hash}.{dirty}",))
+    remarks = [f"{source.file}: {remark}" for source in sources for remark in source.remarks if source.summarised]
+    yield Notes((f"{origin.system}; commit {origin.commit}, C sources {origin.csrc_hash}.{dirty}", *remarks))
     names = summary.labels([measurement.subject for measurement in measurements])
     yield from summary.tables(measurements, throughputs, [quality for source in sources for quality in source.qualities], names)
+    if besides := [beside for source in sources for beside in source.besides]:
+        yield Heading(3, "In turn: ratios of figures")
+        yield comparison.turns_table(besides)
+        yield Notes((comparison.TURNS_NOTE,))
     if comparisons := comparison.compare(measurements):
-        yield Heading(3, "Beside each other: ratios of the same run")
+        yield Heading(3, "Beside each other: ratios of figures")
         yield comparison.table(comparisons, names)
         yield Notes((comparison.NOTE,))
 
 
-def _files(report: Report) -> Iterator[Block]:
+def _files(report: Report) -> Table:
     rows = [
         (
             source.file,
@@ -139,6 +144,4 @@ def _files(report: Report) -> Iterator[Block]:
         )
         for source in report.sources
     ]
-    yield Table(("file", "kind", "created", "on", ""), tuple(rows), names=5)
-    if remarks := tuple(f"{source.file}: {remark}" for source in report.sources for remark in source.remarks if source.summarised):
-        yield Notes(remarks)
+    return Table(("file", "kind", "created", "on", ""), tuple(rows), names=5)

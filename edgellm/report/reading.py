@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgellm.errors import InvalidRequestError
-from edgellm.measure import results
+from edgellm.measure import journal, results
 from edgellm.measure.results import ResultsError, as_results, parse_json, read_text
-from edgellm.report import latency
 from edgellm.report.latency import read_benchmarks, read_journal
 from edgellm.report.records import read_records
 from edgellm.report.sources import Source
@@ -44,7 +43,7 @@ def _told_apart(path: Path, text: str) -> Source:
         return read_records(as_results(document, path), str(path))
     if isinstance(document, dict) and "benchmarks" in document:
         return read_benchmarks(document, str(path))
-    raise ResultsError(f"{path} is no results file: neither {results.SCHEMA}, nor pytest-benchmark's JSON, nor {latency.JOURNAL_SCHEMA}")
+    raise ResultsError(f"{path} is no results file: neither {results.SCHEMA}, nor pytest-benchmark's JSON, nor {journal.SCHEMA}")
 
 
 def _is_journal(text: str) -> bool:
@@ -53,4 +52,4 @@ def _is_journal(text: str) -> bool:
         head = parse_json(text.split("\n", 1)[0])
     except ValueError:
         return False
-    return isinstance(head, dict) and head.get("schema") == latency.JOURNAL_SCHEMA
+    return isinstance(head, dict) and head.get("schema") == journal.SCHEMA

@@ -2,42 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from edgellm.measure.statistics import F64, Interval, bootstrap_interval, mean_ci95, standard_deviation
 from edgellm.report.fields import Fields
-from edgellm.report.sources import Quality, Source, Throughput, origin, subject
+from edgellm.report.latency import measurement
+from edgellm.report.sources import OURS, Beside, Measurement, Quality, Source, Throughput, origin, subject
 
-THROUGHPUTS = ("bench", "peers")
-QUALITIES = ("quality", "quality_peers")
 SCIPY = find_spec("scipy") is not None
 NO_SCIPY = "no intervals, because scipy is not installed: pip install 'edgellm[measure]'"
 
 
 def read_records(document: dict[str, Any], file: str) -> Source:
-    """A results file's document. Records of other shapes than these kinds' main one are left out, and counted. ResultsError."""
+    """A results file's document. Records of other shapes than these are left out, and counted. ResultsError."""
     top = Fields(document, f"{file}:")
     kind = top.required("kind").text("kind")
     provenance = top.required("provenance").text("provenance")
     records = top.list_of_fields("records")
-    throughputs = [record for record in records if kind in THROUGHPUTS and {"samples_ts", "backend"} <= set(record)]
-    qualities = [record for record in records if kind in QUALITIES and "ppl" in record]
-    kept = len(throughputs) + len(qualities)
+    throughputs = [each for each in records if kind in ("bench", "peers") and {"samples_ts", "backend"} <= set(each)]
+    qualities = [each for each in records if kind in ("quality", "quality_peers") and "ppl" in each]
+    engines = [each for each in records if kind == "backends" and {"backend", "figures"} <= set(each) and "unavailable" not in each]
+    missing = [each for each in records if kind == "backends" and "unavailable" in each]
+    gates = [each for each in records if kind == "perf-gate" and "figures" in each]
+    kept = len(throughputs) + len(qualities) + len(engines) + len(missing) + len(gates)
     return Source(
         file=file,
         kind=kind,
         created=top.text("created"),
         origin=origin(top.fields("fingerprint")),
-        throughputs=tuple(_throughput(record, provenance, file) for record in throughputs),
-        qualities=tuple(_quality(record, provenance, file) for record in qualities),
+        measurements=tuple(_engine(each, provenance, file) for each in engines),
+        throughputs=tuple(_throughput(each, provenance, file) for each in throughputs),
+        qualities=tuple(_quality(each, provenance, file) for each in qualities),
+        besides=(
+            *(_beside_ours(each, provenance, file) for each in engines if "e2e_over_ours" in each),
+            *chain.from_iterable(_gate(each, provenance, file) for each in gates),
+        ),
         remarks=(
+            *(f"{each.fields('backend').text('name')} was not measured: {each.text('unavailable')}" for each in missing),
             *((f"{kept} of {len(records)} records are summarised",) if kept < len(records) else ()),
             *((NO_SCIPY,) if throughputs and not SCIPY else ()),
         ),
+    )
+
+
+def _engine(record: Fields, provenance: str, file: str) -> Measurement:
+    """Of "backends": what a test of the plugin would say, and the memory beside it."""
+    measured = measurement("backends", record, file, provenance)
+    peak = record.number("peak_rss_mib")
+    return measured if peak is None else replace(measured, figures={**measured.figures, "peak_rss_mib": peak})
+
+
+def _beside_ours(record: Fields, provenance: str, file: str) -> Beside:
+    return _beside(
+        record.fields("e2e_over_ours"),
+        file=file,
+        test=record.fields("prompt").text("name"),
+        what=record.fields("backend").text("name"),
+        over=OURS,
+        figure="e2e",
+        limit=None,
+        verdict=record.text("verdict"),
+        provenance=provenance,
+    )
+
+
+def _gate(record: Fields, provenance: str, file: str) -> Iterator[Beside]:
+    """A row for each figure that is judged."""
+    figures, builds = record.fields("figures"), record.fields("builds")
+    head, base = (builds.fields(name).text("revision")[:12] or name for name in ("head", "base"))
+    for name in figures:
+        judged = figures.fields(name)
+        yield _beside(
+            judged.fields("head"),
+            file=file,
+            test=record.text("test"),
+            what=head,
+            over=base,
+            figure=name,
+            resolution=judged.number("resolution"),
+            limit=judged.number("limit"),
+            verdict="pass" if judged.flag("kept") else "FAIL",
+            provenance=provenance,
+        )
+
+
+def _beside(ratio: Fields, **facts: Any) -> Beside:
+    """Of what `edgellm.measure.compare.Ratio` says."""
+    bounds = Interval(ratio.number("low"), ratio.number("high"))
+    return Beside(
+        **{"resolution": ratio.number("resolution")} | facts,
+        ratio=ratio.required_number("ratio"),
+        interval=None if bounds == (None, None) else bounds,
     )
 
 

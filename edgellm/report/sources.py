@@ -9,6 +9,8 @@ from edgellm.measure.statistics import Interval
 from edgellm.report.fields import Fields
 
 DIRTY = "-dirty"
+MEASURED = "measured"
+OURS = "edgellm"
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,32 @@ class Subject:
         return f"{self.backend or 'no engine named'}{threads}"
 
     @property
+    def ours(self) -> bool:
+        """Whether it is this engine."""
+        return self.backend == OURS
+
+    @property
     def synthetic(self) -> bool:
         """Whether the weights are random: such a model is only timed."""
         return "synthetic" in self.model
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A budget of a figure, as its test judged it."""
+
+    limit: float
+    kept: bool
+
+
+@dataclass(frozen=True)
 class Measurement:
     """A test of one subject with one prompt, and its figures, which are named as budgets name them.
 
-    prompt:        its name, "" for a test without one
+    prompt:        its name and how many tokens it is, "" for a test without one; `counted`: by the engine's own tokenizer, not estimated
     rounds_needed: of figures for whose interval there were too few
     noise:         the machine's own, in the same run
+    limits:        that the test's budgets set to its figures, and whether they were kept
     not_measured:  why a figure is not there
     interrupted:   why the run ended before its last round; "" if it did not
     """
@@ -82,20 +98,23 @@ class Measurement:
     subject: Subject
     prompt: str
     prompt_tokens: int | None
+    counted: bool
     rounds: int
     provenance: str
     figures: Mapping[str, float]
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
-    rounds_needed: Mapping[str, int] = field(default_factory=dict)
+    intervals: Mapping[str, Interval]
+    rounds_needed: Mapping[str, int]
     noise: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, Limit] = field(default_factory=dict)
     not_measured: Mapping[str, str] = field(default_factory=dict)
     interrupted: str = ""
 
     @property
     def situation(self) -> str:
-        """Prompt and rounds: "medium (128 tokens), 100 rounds"."""
-        tokens = f" ({self.prompt_tokens} tokens)" if self.prompt_tokens else ""
-        return ", ".join(filter(None, (f"{self.prompt}{tokens}", f"{self.rounds} rounds" if self.rounds else "")))
+        """Prompt and rounds: "medium prompt of 128 tokens, 100 rounds"."""
+        tokens = f" of {'' if self.counted else 'about '}{self.prompt_tokens} tokens" if self.prompt_tokens else ""
+        prompt = f"{self.prompt} prompt{tokens}" if self.prompt else ""
+        return ", ".join(filter(None, (prompt, f"{self.rounds} rounds" if self.rounds else "")))
 
 
 @dataclass(frozen=True)
@@ -130,6 +149,27 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A figure of one that took turns with another, over the other's.
+
+    resolution: by how much the other differs from itself; None where that was not measured
+    limit:      the most that the ratio may be, None where nothing is judged
+    """
+
+    file: str
+    test: str
+    what: str
+    over: str
+    figure: str
+    ratio: float
+    interval: Interval | None
+    resolution: float | None
+    limit: float | None
+    verdict: str
+    provenance: str
+
+
+@dataclass(frozen=True)
 class Source:
     """A file that was read. `remarks` say what of it the report leaves out, and what a reader has to know of the rest."""
 
@@ -140,12 +180,13 @@ class Source:
     measurements: tuple[Measurement, ...] = ()
     throughputs: tuple[Throughput, ...] = ()
     qualities: tuple[Quality, ...] = ()
+    besides: tuple[Beside, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property
     def summarised(self) -> bool:
         """Whether anything of it is shown."""
-        return bool(self.measurements or self.throughputs or self.qualities)
+        return bool(self.measurements or self.throughputs or self.qualities or self.besides)
 
 
 def origin(fingerprint: Fields) -> Origin:

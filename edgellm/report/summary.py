@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgellm.report.blocks import Block, Heading, Notes, Table
 from edgellm.report.numbers import NOT_AVAILABLE, interval, number, shortened, with_interval
-from edgellm.report.sources import Measurement, Quality, Subject, Throughput
+from edgellm.report.sources import MEASURED, Measurement, Quality, Subject, Throughput
 
 
 @dataclass(frozen=True)
@@ -51,28 +52,46 @@ LATENCY = (
             Column("MAD, ms", "itl_mad_ms"),
             Column("p99/p50", "itl_p99_over_p50"),
             Column("misses", "itl_deadline_misses"),
-            Column("spin p99/p50", "spin_p99_over_p50", noise=True),
-            Column("read p99/p50", "read_p99_over_p50", noise=True),
+            Column("spin", "spin_p99_over_p50", noise=True),
+            Column("read", "read_p99_over_p50", noise=True),
         ),
-        "run std: of the end-to-end time over rounds. Spin is fixed work in registers, read is as many bytes as the model's weights: "
-        "neither is the engine's, so how they scatter is the machine's doing.",
+        "run std: of the end-to-end time over rounds. Spin and read: p99/p50 of fixed work in registers as long as a token takes, and of "
+        "reading as many bytes as the weights are. Neither is the engine's, so how they scatter is the machine's doing.",
     ),
 )
 
 RESOURCES = (
-    Column("peak RSS, MiB", "peak_rss_mib"),
-    Column("steady RSS, MiB", "steady_rss_mib"),
-    Column("load, ms", "load_ms"),
-    Column("cold start, ms", "cold_start_p50_ms"),
-    Column("J/token", "joules_per_token"),
+    Layout(
+        "Memory and start",
+        (
+            Column("peak RSS, MiB", "peak_rss_mib"),
+            Column("steady RSS, MiB", "steady_rss_mib"),
+            Column("load, ms", "load_ms"),
+            Column("cold start p50, ms", "cold_start_p50_ms", True),
+        ),
+    ),
+    Layout(
+        "Energy",
+        (
+            Column("J/token", "joules_per_token"),
+            Column("net of idle", "net_joules_per_token"),
+            Column("idle W", "idle_watts"),
+            Column("active W", "active_watts"),
+        ),
+        "J/token is everything that the provider covers, net of idle what the run added to the idle machine.",
+    ),
 )
+"""Tables of figures of which every test measures another."""
+
+SPREAD = re.compile(r"(_(p50|p95|p99|mean|std|mad|max)_ms|_(p99|max)_over_p50|_deadline_misses|^tokens_per_second)$")
+"""Figures of whatever is timed: the tables above show those that say most."""
 
 
 def tables(
     measurements: Sequence[Measurement], throughputs: Sequence[Throughput], qualities: Sequence[Quality], names: Mapping[Subject, str]
 ) -> Iterator[Block]:
     """Every table that there is something for; `names` are the subjects' `labels`."""
-    if names:
+    if any(subject.backend for subject in names):
         yield Heading(3, "What was measured")
         yield subjects(names)
     for layout in LATENCY:
@@ -84,7 +103,10 @@ def tables(
     if lacking := tuple(_lacking(measurements, names)):
         yield Heading(3, "Intervals that need more rounds")
         yield Notes(lacking)
-    yield from _resources(measurements, names)
+    if measurements:
+        for layout in RESOURCES:
+            yield from _resources(layout, measurements, names)
+    yield from _others(measurements, names)
     if throughputs:
         yield Heading(3, "Throughput, tokens per second, with 95% intervals of the mean")
         yield _throughput(throughputs)
@@ -100,7 +122,8 @@ def labels(subjects: Sequence[Subject]) -> dict[Subject, str]:
     for subject in distinct:
         short = subject.backend if subject.threads is None else f"{subject.backend} {subject.threads}t"
         alike = [other for other in distinct if (other.backend, other.threads) == (subject.backend, subject.threads)]
-        names[subject] = short or "-" if len(alike) == 1 else f"{short} #{alike.index(subject) + 1}"
+        number_of = f" #{alike.index(subject) + 1}" if len(alike) > 1 else ""
+        names[subject] = f"{short or '-'}{number_of}{' synthetic' if subject.synthetic else ''}"
     return names
 
 
@@ -116,6 +139,7 @@ def subjects(names: Mapping[Subject, str]) -> Table:
             number(subject.parameters and subject.parameters / 1e6),
         )
         for subject, name in names.items()
+        if subject.backend
     ]
     return Table(("", "version", "model", "instructions", "MB", "M weights"), tuple(rows), names=4)
 
@@ -130,57 +154,90 @@ def _latency(layout: Layout, measurements: Sequence[Measurement], names: Mapping
 
 
 def _prompt(measurement: Measurement) -> str:
-    return f"{measurement.prompt} {measurement.prompt_tokens or ''}".strip() or measurement.test
+    """Its name and tokens, the test's name where there is none."""
+    tokens = f"{'' if measurement.counted else '~'}{measurement.prompt_tokens}" if measurement.prompt_tokens else ""
+    return f"{measurement.prompt} {tokens}".strip() or measurement.test
 
 
 def _rounds(measurement: Measurement) -> str:
-    return f"{measurement.rounds}{' (interrupted)' if measurement.interrupted else ''}"
+    """How many, and what else has to be known of them."""
+    marks = [measurement.provenance] if measurement.provenance != MEASURED else []
+    marks += ["interrupted"] if measurement.interrupted else []
+    return " ".join([str(measurement.rounds), *(f"({mark})" for mark in marks)])
+
+
+def _marked(test: str, provenance: str) -> str:
+    return test if provenance == MEASURED else f"{test} ({provenance})"
 
 
 def _lacking(measurements: Sequence[Measurement], names: Mapping[Subject, str]) -> Iterator[str]:
     """A line for each figure of the tables above and number of rounds that do not bound it on both sides."""
     shown = [column.figure for layout in LATENCY for column in layout.columns if column.interval]
-    lacking: dict[tuple[str, int, int], list[str]] = {}
+    lacking: dict[tuple[str, int, int], dict[str, None]] = {}
     for measurement in measurements:
         for figure in shown:
             if needed := measurement.rounds_needed.get(figure):
-                lacking.setdefault((figure, needed, measurement.rounds), []).append(f"{names[measurement.subject]} {_prompt(measurement)}")
-    for (figure, needed, rounds), where in lacking.items():
-        yield f"{figure}: both bounds need {needed} rounds, there are {rounds} ({'; '.join(where)})"
+                where = f"{names[measurement.subject]} {_prompt(measurement)}"
+                lacking.setdefault((figure, needed, measurement.rounds), {})[where] = None
+    for (figure, needed, rounds), wheres in lacking.items():
+        yield f"{figure}: both bounds need {needed} rounds, there are {rounds} ({'; '.join(wheres)})"
 
 
-def _resources(measurements: Sequence[Measurement], names: Mapping[Subject, str]) -> Iterator[Block]:
-    """Memory, start and energy: tests that each measure one of them share a row, unless two measured the same."""
-    wanted = {column.figure for column in RESOURCES}
-    rows: list[tuple[Subject, list[str], dict[str, float]]] = []
+def _resources(layout: Layout, measurements: Sequence[Measurement], names: Mapping[Subject, str]) -> Iterator[Block]:
+    """Tests that each measure one of the figures share a row, unless two measured the same."""
+    rows: list[tuple[list[Measurement], list[Column]]] = []
     for measurement in measurements:
-        figures = {figure: value for figure, value in measurement.figures.items() if figure in wanted}
-        if figures:
-            row = next((row for row in rows if row[0] == measurement.subject and not row[2].keys() & figures), None)
+        columns = [column for column in layout.columns if column.figure in measurement.figures]
+        if columns:
+            row = next((row for row in rows if row[0][0].subject == measurement.subject and not set(row[1]) & set(columns)), None)
             if row is None:
-                rows.append(row := (measurement.subject, [], {}))
-            row[1].append(_prompt(measurement))
-            row[2].update(figures)
+                rows.append(row := ([], []))
+            row[0].append(measurement)
+            row[1].extend(columns)
+    yield Heading(3, layout.title)
     if rows:
-        yield Heading(3, "Memory, start, energy")
-        cells = [(names[subject], *(number(figures.get(column.figure)) for column in RESOURCES)) for subject, _, figures in rows]
-        yield Table(("", *(column.head for column in RESOURCES)), tuple(cells))
-        missing = [column for column in RESOURCES if not any(column.figure in figures for _, _, figures in rows)]
-        if missing:
-            yield Notes(tuple(f"{column.head}: n/a, {_why_not(column.figure, measurements)}" for column in missing))
+        yield Table(
+            ("", "tests", *(column.head for column in layout.columns)), tuple(_shared(layout, tests, names) for tests, _ in rows), 2
+        )
+    missing = [column for column in layout.columns if not any(column in columns for _, columns in rows)]
+    why_not = [f"{column.head}: n/a, {_why_not(column.figure, measurements)}" for column in (missing if rows else layout.columns[:1])]
+    if lines := [*([layout.note] if rows and layout.note else []), *why_not]:
+        yield Notes(tuple(lines))
+
+
+def _shared(layout: Layout, tests: Sequence[Measurement], names: Mapping[Subject, str]) -> tuple[str, ...]:
+    """A row of figures from several tests of one subject."""
+    titles = ", ".join(_marked(test.test.removeprefix("test_"), test.provenance) for test in tests)
+    cells = [next((column.cell(test) for test in tests if column.figure in test.figures), NOT_AVAILABLE) for column in layout.columns]
+    return names[tests[0].subject], shortened(titles, 36), *cells
 
 
 def _why_not(figure: str, measurements: Sequence[Measurement]) -> str:
     """What the files say of a figure that none of them has."""
-    reasons = dict.fromkeys(measurement.not_measured[figure] for measurement in measurements if figure in measurement.not_measured)
+    reasons = dict.fromkeys(filter(None, (measurement.not_measured.get(figure) for measurement in measurements)))
     return "; ".join(reasons) or "no test in these files measures it"
+
+
+def _others(measurements: Sequence[Measurement], names: Mapping[Subject, str]) -> Iterator[Block]:
+    """Figures that tests compute themselves, with what their budgets say."""
+    rows = []
+    for measurement in measurements:
+        for figure in sorted(measurement.figures.keys() - {column.figure for layout in RESOURCES for column in layout.columns}):
+            if not SPREAD.search(figure):
+                budget = measurement.limits.get(figure)
+                verdict = (number(budget.limit), "kept" if budget.kept else "BROKEN") if budget else ("", "")
+                value = with_interval(measurement.figures[figure], measurement.intervals.get(figure))
+                rows.append((names[measurement.subject], _marked(measurement.test, measurement.provenance), figure, value, *verdict))
+    if rows:
+        yield Heading(3, "Other figures, and their budgets")
+        yield Table(("", "test", "figure", "value", "budget", ""), tuple(rows), names=3)
 
 
 def _throughput(throughputs: Sequence[Throughput]) -> Table:
     """What did the same test on as many threads stands together."""
     rows = [
         (
-            each.test,
+            _marked(each.test, each.provenance),
             str(each.subject.threads or "?"),
             shortened(each.subject.backend, 16),
             shortened(each.subject.model, 40),
@@ -197,7 +254,7 @@ def _throughput(throughputs: Sequence[Throughput]) -> Table:
 def _quality(qualities: Sequence[Quality]) -> Table:
     rows = [
         (
-            each.text,
+            _marked(each.text, each.provenance),
             each.backend,
             f"{each.windows} x {each.window_tokens or '?'}",
             number(each.perplexity, 4),

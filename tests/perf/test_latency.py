@@ -14,6 +14,7 @@ import pytest
 
 from edgellm import Engine
 from edgellm.measure.backends.protocol import Backend
+from edgellm.measure.cold import drop_file_cache
 from edgellm.measure.fresh_process import FreshProcess, run_in_fresh_process
 from edgellm.measure.protocol import NEW_TOKENS, ROUNDS, Prompt
 from edgellm.measure.pytest_plugin import CONTEXT
@@ -37,28 +38,31 @@ def test_latency(length: str, backend: Backend, prompts: Prompts, latency_record
 
 
 @pytest.mark.budget(cold_start_p50_ms=10000)
-def test_cold_start(backend: Backend, model: str, prompts: Prompts, latency_recorder: LatencyRecorder) -> None:
-    """A fresh process, from its start to its end after one token; the model's file in the page cache."""
-    if backend.process_id != os.getpid():
-        latency_recorder.cannot("cold_start_p50_ms", f"{backend.name} is a server that runs already")
+@pytest.mark.parametrize("cache", ["warm", "cold"])
+def test_cold_start(cache: str, backend: Backend, model: str, prompts: Prompts, latency_recorder: LatencyRecorder) -> None:
+    """A fresh process, from its start to its end after one token; the model's file in the page cache, or taken out of it before."""
+    file = Path(model)
+    if why_not := no_start(backend) or (cache == "cold" and no_cold_file(file)):
+        latency_recorder.cannot("cold_start_p50_ms", why_not)
         return
     answers = latency_recorder.time(
         "cold_start",
         lambda: fresh(backend, model, prompts["medium"].texts[0], 1),
+        setup=lambda: assert_cold(file) if cache == "cold" else None,
         rounds=ROUNDS["cold_start"],
         warmup_rounds=1,
     )
     note(latency_recorder, backend, answers)
-    for figure in ("import_ns", "load_ns", "first_token_ns"):
-        name = f"warm_{figure.removesuffix('_ns')}_p50_ms"
-        latency_recorder.add(**{name: percentile([getattr(answer, figure) for answer in answers], 50) / 1e6})
+    for part in ("import_ns", "load_ns", "first_token_ns"):
+        median_ns = percentile([getattr(answer, part) for answer in answers], 50)
+        latency_recorder.add(**{f"{part.removesuffix('_ns')}_p50_ms": median_ns / 1e6})
 
 
 @pytest.mark.budget(peak_rss_mib=512)
 def test_memory(backend: Backend, model: str, prompts: Prompts, latency_recorder: LatencyRecorder) -> None:
     """What a fresh process holds that loads the model, runs the medium prompt and decodes: at most, and when all tokens have come."""
-    if backend.process_id != os.getpid():
-        latency_recorder.cannot("peak_rss_mib", f"{backend.name} is a server that runs already, and has done more than this")
+    if why_not := no_start(backend):
+        latency_recorder.cannot("peak_rss_mib", why_not)
         return
     answers = latency_recorder.time(
         "fresh_process", lambda: fresh(backend, model, prompts["medium"].texts[0], NEW_TOKENS), rounds=ROUNDS["memory"]
@@ -110,3 +114,21 @@ def note(latency_recorder: LatencyRecorder, backend: Backend, answers: list[Fres
     """Who was measured, and everything that the processes said."""
     described = {"name": backend.name, "threads": backend.threads, **backend.description()}
     latency_recorder.note(backend=described, processes=[answer._asdict() for answer in answers])
+
+
+def no_start(backend: Backend) -> str:
+    """Why the backend can't be started anew; empty where it can."""
+    return "" if backend.process_id == os.getpid() else f"{backend.name} is a server that runs already"
+
+
+def no_cold_file(file: Path) -> str:
+    """Why the model's file can't be taken out of the page cache; empty where it can."""
+    if not file.is_file():
+        return f"{file} is no file that could be taken out of the page cache"
+    return "" if drop_file_cache(file) == 0 else f"the system does not let go of what it has cached of {file}"
+
+
+def assert_cold(file: Path) -> None:
+    """Take it out; what can't be is an error now, not a warm start called cold."""
+    left = drop_file_cache(file)
+    assert left == 0, f"{left} bytes of {file} are still cached"

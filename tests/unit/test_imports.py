@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "quantize": {"edgellm", "errors", "formats", "model", "text"},
     "runtime": {"errors", "formats", "model", "ops", "text"},
     "edgellm": {"runtime"},
-    "measure": {"edgellm", "errors", "formats", "ops", "runtime", "text"},
+    "measure": {"edgellm", "errors", "formats", "model", "ops", "runtime", "text"},
     "evaluate": {"edgellm", "errors", "measure", "runtime", "text"},
     "report": {"errors", "measure"},
     "cli": {"cli_chat", "edgellm", "errors", "evaluate", "formats", "measure", "quantize", "report", "runtime", "text"},
@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 MAY_IMPORT_OF = {
     "model": ("ops", {"edgellm.ops.interface"}),
-    "report": ("measure", {f"edgellm.measure.{name}" for name in ("results", "statistics", "table")}),
+    "report": ("measure", {f"edgellm.measure.{name}" for name in ("figures", "journal", "protocol", "results", "statistics", "table")}),
 }
 """Where a room may see only part of another: the forward pass is written against the interface, so either implementation fits; a report
 reads results, and measures nothing.

@@ -14,6 +14,7 @@ MODULES: Mapping[str, str] = {
     "llama-server": "llama_server",
     "ollama": "ollama_http",
     "openai": "openai_http",
+    "onnxruntime": "onnxruntime",
 }
 """The module of this folder whose `load` loads it."""
 

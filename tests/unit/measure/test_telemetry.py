@@ -19,7 +19,7 @@ OF_PROCESS = {
 
 
 def test_of_this_process() -> None:
-    telemetry = Telemetry()
+    telemetry = Telemetry(os.getpid())
     telemetry.begin()
     block = b"x" * 2**24
     found = telemetry.end()
@@ -66,9 +66,18 @@ def test_a_process_that_ends_leaves_gaps(tmp_path: Path) -> None:
     assert found["wall_seconds"] > 0
 
 
+def test_of_an_unknown_process_nothing_is_said(tmp_path: Path) -> None:
+    """This one's own numbers least of all: it only asks the server."""
+    telemetry = Telemetry(None, lay_out(LAPTOP, tmp_path))
+    telemetry.begin()
+    found = telemetry.end()
+    assert all(found[name] is None for name in OF_PROCESS)
+    assert found["temperature_c"] == 71
+
+
 def test_an_end_needs_a_begin() -> None:
     with pytest.raises(InvalidRequestError, match=r"call begin\(\) before end\(\)"):
-        Telemetry().end()
+        Telemetry(None).end()
 
 
 def says(monkeypatch: pytest.MonkeyPatch, seconds: str, own: tuple[float, ...]) -> None:

@@ -51,7 +51,7 @@ def latency_test(whom: Document | None = None, prompt: str = "medium", rounds: i
         "provenance": "measured",
         "test": f"test_latency[{prompt}]",
         "backend": whom or backend(),
-        "prompt": {"name": prompt, "tokens": {"short": 8, "medium": 128, "long": 512}[prompt]},
+        "prompt": {"name": prompt, "tokens": {"short": 8, "medium": 128, "long": 512}[prompt], "counted": True},
         "warmup_rounds": 5,
         "rounds": [round_of(80)] * rounds,
         "figures": {
@@ -125,7 +125,12 @@ def journal(*milliseconds: float, **head: Any) -> str:
     lines = [
         {"schema": "edgellm-journal", "version": 1, "created": "2026-11-23T18:20:00+00:00", "fingerprint": FINGERPRINT, **head},
         *(
-            {"test": "test_latency[medium]", "backend": backend(), "prompt": {"name": "medium", "tokens": 128}, "round": round_of(each)}
+            {
+                "test": "test_latency[medium]",
+                "backend": backend(),
+                "prompt": {"name": "medium", "tokens": 128, "counted": True},
+                "round": round_of(each),
+            }
             for each in milliseconds
         ),
     ]

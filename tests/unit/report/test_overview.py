@@ -64,21 +64,56 @@ def test_claims_say_figure_test_file_and_doubt(write: Write) -> None:
     assert "real-time capable (TTFT < 100 ms) pass, in doubt 90.25 [88, 104] at most 100" in written
     assert "runs in 512 MB not measured here at most 512" in written
     assert "peak_rss_mib is in none of these files; nox -s perf measures it" in written
-    assert "ttft_p95_ms of edgellm, 1 thread, medium (128 tokens), 100 rounds; test_latency[medium] in" in written
+    assert "ttft_p95_ms of edgellm, 1 thread, medium prompt of 128 tokens, 100 rounds; test_latency[medium] in" in written
     assert "no FP16 original" in written
 
 
-def test_tests_that_measure_memory_start_and_energy_share_a_row(write: Write) -> None:
-    apart = [{"peak_rss_mib": 165.5}, {"steady_rss_mib": 160.25, "load_ms": 51.5}, {"cold_start_p50_ms": 400}]
-    written = shown(write, latency_document(*(latency_test(figures=figures) for figures in apart)))
-    assert "edgellm 1t 166 160 51.5 400 n/a" in written
-    assert "J/token: n/a, no energy provider: /sys/class/powercap is empty" in written
+def test_tests_that_measure_memory_and_start_share_a_row(write: Write) -> None:
+    apart = {"memory": {"peak_rss_mib": 165.5, "load_ms": 51.5}, "steady": {"steady_rss_mib": 160.25}, "cold": {"cold_start_p50_ms": 400}}
+    tests = [latency_test(test=f"test_{name}", figures=figures) for name, figures in apart.items()]
+    written = shown(write, latency_document(*tests, latency_test(test="test_cold[again]", figures={"cold_start_p50_ms": 500})))
+    assert "edgellm 1t memory, steady, cold 166 160 51.5 400" in written
+    assert "edgellm 1t cold[again] n/a n/a n/a 500" in written
 
 
-def test_the_same_figure_twice_is_two_rows(write: Write) -> None:
-    written = shown(write, latency_document(latency_test(figures={"peak_rss_mib": 1}), latency_test(figures={"peak_rss_mib": 2})))
-    assert "edgellm 1t 1 n/a" in written
-    assert "edgellm 1t 2 n/a" in written
+def test_energy_says_by_what_it_was_read(write: Write) -> None:
+    figures = {"joules_per_token": 0.25, "idle_watts": 2.5, "active_watts": 6.25}
+    meter = {"source": "INA219 at hwmon3", "kind": "estimated", "sample_rate_hz": 20}
+    written = shown(write, latency_document(latency_test(test="test_energy", figures=figures, energy=meter)))
+    assert "edgellm 1t energy (estimated) 0.250 n/a 2.50 6.25" in written
+    assert "0.json: energy is estimated by INA219 at hwmon3, 20 readings a second" in written
+
+
+@pytest.mark.parametrize("where", ["test", "file"])
+def test_energy_that_nobody_could_read_is_not_available_with_the_reason(write: Write, where: str) -> None:
+    reasons = {"joules_per_token": "no energy provider: powercap is empty"}
+    document = latency_document(latency_test(not_measured=reasons if where == "test" else {}))
+    if where == "file":
+        document["energy"] = {"provider": None, "why_not": reasons["joules_per_token"]}
+    assert "J/token: n/a, no energy provider: powercap is empty" in shown(write, document)
+
+
+def test_figures_that_no_table_has_are_shown_with_their_budgets(write: Write) -> None:
+    figures = {"p50_drift": 1.01, "rss_growth_mib": 3.5, "e2e_p99_ms": 7.0}
+    budgets = [{"name": "rss_growth_mib", "measured": 3.5, "limit": 2, "kept": False}, {"name": "e2e_p99_ms", "limit": 9, "kept": True}]
+    written = shown(
+        write, latency_document(latency_test(test="test_soak", figures=figures, intervals={"p50_drift": [1, 1.02]}, budgets=budgets))
+    )
+    assert "edgellm 1t test_soak p50_drift 1.01 [1, 1.02]" in written
+    assert "edgellm 1t test_soak rss_growth_mib 3.50 2 BROKEN" in written
+    assert "e2e_p99_ms" not in written
+
+
+@pytest.mark.parametrize(
+    ("changes", "written"),
+    [
+        ({"provenance": "emulated"}, "edgellm 1t medium 128 100 (emulated) 80.5"),
+        ({"prompt": {"name": "medium", "tokens": 128, "counted": False}}, "edgellm 1t medium ~128 100 80.5"),
+        ({"backend": backend(model_filename="synthetic-1B.tmac2.bin")}, "edgellm 1t synthetic medium 128 100 80.5"),
+    ],
+)
+def test_what_a_row_needs_to_be_read_with_is_in_it(write: Write, changes: dict[str, Any], written: str) -> None:
+    assert written in shown(write, latency_document(latency_test() | changes))
 
 
 def test_an_interrupted_run_is_marked(write: Write) -> None:
@@ -115,12 +150,11 @@ def test_uncommitted_changes_are_said(write: Write) -> None:
     assert "uncommitted changes" in written
 
 
-def test_engines_of_one_run_are_compared(write: Write) -> None:
+def test_engines_are_compared_where_test_prompt_and_threads_are_the_same(write: Write) -> None:
     figures = {"ttft_p50_ms": 161, "itl_p50_ms": 3.6, "run_jitter_std_ms": 5}
     peer = latency_test(backend("llama.cpp"), figures=figures, intervals={"ttft_p50_ms": [160, 162], "run_jitter_std_ms": [2.5, 9]})
-    source = read(
-        write("latency.json", latency_document(peer, latency_test(), latency_test(prompt="short"), latency_test(backend(threads=2))))
-    )
+    others = latency_test(prompt="short"), latency_test(backend(threads=2)), latency_test(test="test_soak")
+    source = read(write("latency.json", latency_document(peer, latency_test(), *others)))
     (compared,) = compare(source.measurements)
     assert (compared.measurement.subject.backend, compared.base.subject.backend) == ("llama.cpp", "edgellm")
     assert {figure: str(ratio) for figure, ratio in compared.ratios.items()} == {
@@ -130,8 +164,36 @@ def test_engines_of_one_run_are_compared(write: Write) -> None:
     }
 
 
-def test_files_apart_are_not_compared(write: Write) -> None:
-    assert "Beside each other" not in shown(write, latency_document(latency_test()), latency_document(latency_test(backend("llama.cpp"))))
+def test_an_engine_is_compared_with_ours_of_its_own_file_if_there_is_one(write: Write) -> None:
+    slow, quick, peer = ({"ttft_p50_ms": ms} for ms in (200, 100, 300))
+    first = read(write("1.json", latency_document(latency_test(figures=slow))))
+    second = read(write("2.json", latency_document(latency_test(figures=quick), latency_test(backend("ollama"), figures=peer))))
+    third = read(write("3.json", latency_document(latency_test(backend("ollama"), figures=peer))))
+    compared = compare([*first.measurements, *second.measurements, *third.measurements])
+    assert [(each.measurement.file, each.base.file, each.ratios["ttft_p50_ms"].value) for each in compared] == [
+        ("2.json", "2.json", 3),
+        ("3.json", "1.json", 1.5),
+    ]
+
+
+def test_engines_that_took_turns(write: Write) -> None:
+    ratio = {"ratio": 2.5, "low": 2.25, "high": 2.75, "resolution": 1.0625}
+    peer = latency_test(backend("llama.cpp"), peak_rss_mib=180, e2e_over_ours=ratio, verdict="slower")
+    absent = {"test": "backends", "backend": {"name": "ollama"}, "unavailable": "no server at http://localhost:11434"}
+    written = shown(write, results_document("backends", peer, absent, {"test": "noise"}))
+    assert "llama.cpp edgellm medium e2e 2.500 [2.250, 2.750] 1.062 slower" in written
+    assert "llama.cpp 1t medium 128 100 80.5 [80, 81]" in written
+    assert "llama.cpp 1t test_latency[medium] 180" in written or "llama.cpp 1t latency[medium] 180" in written
+    assert "ollama was not measured: no server at http://localhost:11434" in written
+    assert "2 of 3 records are summarised" in written
+
+
+def test_the_gate(write: Write) -> None:
+    judged = {"figure": "p99", "head": {"ratio": 1.5, "low": 1.375, "high": 1.625}, "resolution": 1.125, "limit": 1.25, "kept": False}
+    builds = {"base": {"revision": "0123456789abcdef"}, "head": {"revision": "the working tree"}}
+    record = {"test": "tg96@8", "builds": builds, "figures": {"p99": judged}, "passed": False}
+    written = shown(write, results_document("perf-gate", record, {"test": "tg96@8", "builds": builds}))
+    assert "the working 0123456789ab tg96@8 p99 1.500 [1.375, 1.625] 1.125 1.250 FAIL" in written
 
 
 def test_other_kinds(write: Write) -> None:

@@ -25,6 +25,7 @@ from tests.unit.report.conftest import (
     latency_test,
     quality_record,
     results_document,
+    round_of,
 )
 
 
@@ -32,7 +33,7 @@ def test_latency(write: Write) -> None:
     source = read(write("latency.json", latency_document(latency_test(), latency_test(prompt="short", rounds=7))))
     assert (source.kind, source.summarised, source.created) == ("latency", True, "2026-11-23T18:00:00+00:00")
     medium, short = source.measurements
-    assert (medium.test, medium.situation) == ("test_latency[medium]", "medium (128 tokens), 100 rounds")
+    assert (medium.test, medium.situation) == ("test_latency[medium]", "medium prompt of 128 tokens, 100 rounds")
     assert (short.prompt, short.prompt_tokens, short.rounds) == ("short", 8, 7)
     assert medium.subject.title == "edgellm, 1 thread"
     assert medium.figures["ttft_p95_ms"] == 90.25
@@ -44,10 +45,10 @@ def test_latency(write: Write) -> None:
 
 
 def test_a_test_may_name_no_engine_and_no_prompt(write: Write) -> None:
-    test = {"schema": "edgellm-latency", "version": 2, "test": "test_cold_start", "figures": {"cold_start_p50_ms": 400}}
+    test = {"schema": "edgellm-latency", "version": 2, "test": "test_cold_start", "samples_ns": [4, 5]}
     (measurement,) = read(write("latency.json", latency_document(test))).measurements
     assert measurement.subject.title == "no engine named"
-    assert (measurement.prompt, measurement.rounds, measurement.provenance) == ("", 0, "unknown")
+    assert (measurement.prompt, measurement.rounds, measurement.provenance) == ("", 2, "unknown")
 
 
 def test_benchmarks_of_others_are_left_out_and_counted(write: Write) -> None:
@@ -89,6 +90,7 @@ def test_journal(write: Write) -> None:
     assert figures["ttft_p50_ms"] == 80
     assert figures["run_jitter_std_ms"] == pytest.approx(13)
     assert figures["itl_p50_ms"] == pytest.approx(11.5)  # of 7, 8, 9, 14, 16, 18
+    assert measurement.rounds_needed["ttft_p99_ms"] == 299
 
 
 def test_a_journal_cut_off_in_a_line_keeps_the_rounds_before(write: Write) -> None:
@@ -105,6 +107,15 @@ def test_a_file_given_twice_is_read_once(write: Write) -> None:
     path = write("bench.json", results_document("bench", bench_record()))
     sources, problems = read_all([path, path.parent / "." / path.name])
     assert (len(sources), problems) == (1, [])
+
+
+def test_a_test_that_ended_early_gets_the_figures_of_its_rounds(write: Write) -> None:
+    test = latency_test(interrupted="KeyboardInterrupt: ")
+    early = {key: value for key, value in test.items() if key not in ("figures", "intervals", "rounds_needed")} | {
+        "rounds": [round_of(70), round_of(90)]
+    }
+    (measurement,) = read(write("latency.json", latency_document(early))).measurements
+    assert (measurement.figures["ttft_p50_ms"], measurement.rounds, measurement.interrupted) == (80, 2, "KeyboardInterrupt: ")
 
 
 HOSTILE = {
@@ -131,6 +142,10 @@ HOSTILE = {
     ),
     "huge figure": (b'{"benchmarks": [{"extra_info": {"schema": "edgellm-latency", "version": 2, "figures": {"a": 1e999}}}]}', "finite"),
     "large integer": (latency_document(latency_test(figures={"ttft_p50_ms": 10**400})), "finite number"),
+    "kept by a word": (
+        latency_document(latency_test(budgets=[{"name": "a", "limit": 1, "kept": "yes"}])),
+        r"kept is 'yes'; it must be true or false",
+    ),
     "yes for a figure": (latency_document(latency_test(figures={"ttft_p50_ms": True})), "is True; it must be a finite number"),
     "one bound": (
         latency_document(latency_test(intervals={"ttft_p50_ms": [1]})),
