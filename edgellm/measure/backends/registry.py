@@ -15,6 +15,7 @@ MODULES: Mapping[str, str] = {
     "ollama": "ollama_http",
     "openai": "openai_http",
     "onnxruntime": "onnxruntime",
+    "litert": "litert",
 }
 """The module of this folder whose `load` loads it."""
 
