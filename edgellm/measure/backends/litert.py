@@ -1,8 +1,8 @@
 """LiteRT, which TensorFlow Lite is called now, through ai-edge-litert: its interpreter with its delegate for processors, XNNPACK.
 
 The model is built from our own weights by `litert_model`, once, into the cache. A step resizes the inputs to its number of tokens and to
-that of the cached ones, in steps of KEYS, which takes a fraction of a millisecond and happens when either changes; the cache is copied into
-its inputs then, and only the new keys and values otherwise.
+that of the cached ones, in steps of KEYS, which takes a fraction of a millisecond and happens when either changes; what is cached goes through
+`_cache` then, and stays in the inputs otherwise.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ CHUNK = 512
 """Tokens that a prompt is run in at once."""
 KEYS = 128
 """The cached keys that attention reads are a multiple of this, those that hold nothing being masked; none for the start of a text."""
+NOTHING = (0, 0, 0)
+"""The shape of inputs that hold less than the cache."""
 MASKED = np.float32(-1e9)  # exp of it is 0, and it is finite
 
 
@@ -53,14 +55,15 @@ class LiteRTBackend:
         self.process_id = os.getpid()
         c = self._config
         self._cos, self._sin = litert_model.rope_tables(c, context)
-        self._cache = np.zeros((2, c.num_hidden_layers, c.num_key_value_heads, context, c.head_dim), np.float32)
+        self._cache = np.zeros((2 * c.num_hidden_layers, c.num_key_value_heads, context, c.head_dim), np.float32)
         self._position = 0
-        self._shape = (0, 0, 0)
-        self._cache_is_in = False
+        self._shape = NOTHING
         try:
             self._interpreter = interpreter.Interpreter(str(model), num_threads=threads)
             details = (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
             self._index = {tensor["name"]: tensor["index"] for tensor in details}
+            self._views = {name: self._interpreter.tensor(index) for name, index in self._index.items()}
+            self._cache_names = [f"{what}_{layer}" for what in ("keys", "values") for layer in range(c.num_hidden_layers)]
             with _quiet():
                 self._fit(1, 1)  # here XNNPACK packs the weights
         except (RuntimeError, ValueError) as error:
@@ -112,7 +115,7 @@ class LiteRTBackend:
 
     def unload(self) -> None:
         """See `TokenBackend.unload`."""
-        del self._interpreter, self._cache
+        del self._views, self._interpreter, self._cache
 
     def _from_start(self, token_ids: Sequence[int], every_output: bool) -> list[F32]:
         """The logits of each chunk: of all its tokens or of its last."""
@@ -128,38 +131,31 @@ class LiteRTBackend:
         if end > self._context:
             raise ContextOverflowError(f"the context of {self._context} tokens cannot hold {end}; load with a larger one")
         self._fit(len(token_ids), len(outputs))
-        self._tensor("tokens")[:] = token_ids
-        self._tensor("outputs")[:] = outputs
-        self._tensor("cos")[:], self._tensor("sin")[:] = self._cos[start:end], self._sin[start:end]
-        self._tensor("mask")[0] = self._mask(len(token_ids))
+        given = {"tokens": token_ids, "outputs": outputs, "cos": self._cos[start:end], "sin": self._sin[start:end]}
+        for name, values in (given | {"mask": self._mask(len(token_ids))}).items():
+            self._views[name]()[:] = values
         self._interpreter.invoke()
-        self._keep_cache(start, end)
+        self._keep(start, end)
         self._position = end
-        logits: F32 = self._tensor("logits").copy()  # a view would keep the interpreter from running again
+        logits: F32 = self._views["logits"]().copy()  # a view would keep the interpreter from running again
         return logits
 
     def _fit(self, length: int, outputs: int) -> None:
-        """Make the inputs fit so many tokens after the cached ones, which are then in them."""
+        """Make the inputs fit so many tokens after the cached ones, which are in them then."""
         c = self._config
         cached = -(-self._position // KEYS) * KEYS or 1  # no dimension may be 0
-        if (length, outputs, cached) != self._shape:
-            rows = length * c.num_attention_heads // c.num_key_value_heads
-            of_cache = c.num_key_value_heads, cached, c.head_dim
-            shapes = {"tokens": (length,), "outputs": (outputs,), "cos": (length, c.head_dim), "sin": (length, c.head_dim)}
-            for name, shape in (shapes | {"mask": (1, rows, length + cached)} | dict.fromkeys(self._cache_inputs(), of_cache)).items():
-                self._interpreter.resize_tensor_input(self._index[name], shape)
-            self._interpreter.allocate_tensors()
-            self._shape, self._cache_is_in = (length, outputs, cached), False
-        if not self._cache_is_in:
-            held = min(cached, self._context)
-            for name, values in zip(self._cache_inputs(), self._cache.reshape(-1, *self._cache.shape[2:]), strict=True):
-                tensor = self._tensor(name)
-                tensor[:, :held], tensor[:, held:] = values[:, :held], 0
-            self._cache_is_in = True
-
-    def _cache_inputs(self, prefix: str = "") -> list[str]:
-        """The names of the cache's tensors, in the order of the first two dimensions of `_cache`."""
-        return [f"{prefix}{what}_{layer}" for what in ("keys", "values") for layer in range(self._config.num_hidden_layers)]
+        if (length, outputs, cached) == self._shape:
+            return
+        rows = length * c.num_attention_heads // c.num_key_value_heads
+        shapes = {"tokens": (length,), "outputs": (outputs,), "cos": (length, c.head_dim), "sin": (length, c.head_dim)}
+        shapes |= {"mask": (1, rows, length + cached)} | dict.fromkeys(self._cache_names, (c.num_key_value_heads, cached, c.head_dim))
+        for name, shape in shapes.items():
+            self._interpreter.resize_tensor_input(self._index[name], shape)
+        self._interpreter.allocate_tensors()
+        for name, kept in zip(self._cache_names, self._cache, strict=True):
+            tensor = self._views[name]()
+            tensor[:, : self._position], tensor[:, self._position :] = kept[:, : self._position], 0
+        self._shape = length, outputs, cached
 
     def _mask(self, length: int) -> F32:
         """[R L, T + L]: what is added to the scores."""
@@ -169,19 +165,15 @@ class LiteRTBackend:
         mask[:, cached:][np.tril_indices(length)] = 0
         return np.tile(mask, (self._config.num_attention_heads // self._config.num_key_value_heads, 1))
 
-    def _keep_cache(self, start: int, end: int) -> None:
-        """Put the new keys and values into the cache; into its inputs too if the next step is likely to be of the same shape."""
-        same_shape_next = end - start == 1 and end <= self._shape[2]
-        caches = self._cache.reshape(-1, *self._cache.shape[2:])
-        for name, new, values in zip(self._cache_inputs(), self._cache_inputs("new_"), caches, strict=True):
-            values[:, start:end] = self._tensor(new)
-            if same_shape_next:
-                self._tensor(name)[:, start:end] = values[:, start:end]
-        self._cache_is_in = same_shape_next
-
-    def _tensor(self, name: str) -> Any:
-        """A view of a tensor, to be dropped before the interpreter runs."""
-        return self._interpreter.tensor(self._index[name])()
+    def _keep(self, start: int, end: int) -> None:
+        """Put the new keys and values into the inputs; where the next step can hardly have the same shape, all of them into the cache."""
+        if end - start == 1 and end <= self._shape[2]:
+            for name in self._cache_names:
+                self._views[name]()[:, start:end] = self._views[f"new_{name}"]()
+            return
+        for name, kept in zip(self._cache_names, self._cache, strict=True):
+            kept[:, :start], kept[:, start:end] = self._views[name]()[:, :start], self._views[f"new_{name}"]()
+        self._shape = NOTHING
 
 
 def load(model: str, *, threads: int, context: int, url: str | None = None) -> LiteRTBackend:

@@ -118,13 +118,14 @@ class Graph:
 
     def split(self, x: int, axis: int, *sizes: int) -> tuple[int, ...]:
         """Slices that lie one after the other along an axis."""
-        shape, starts = self._shapes[x], np.cumsum([0, *sizes])
+        shape, ends = self._shapes[x], np.cumsum(sizes)
+        others = sum(1 << i for i in range(len(shape)) if i != axis)
         slices = []
-        for start, size in zip(starts, sizes, strict=False):
-            begin = [int(start) if i == axis else 0 for i in range(len(shape))]
-            extent = [size if i == axis else -1 for i in range(len(shape))]
+        for end, size in zip(map(int, ends), sizes, strict=True):
+            begin, until = (self._ints(*(value if i == axis else 0 for i in range(len(shape)))) for value in (end - size, end))
             out = tuple(size if i == axis else n for i, n in enumerate(shape))
-            slices.append(self._op("SLICE", [x, self._ints(*begin), self._ints(*extent)], out, "SliceOptions"))
+            inputs = [x, begin, until, self._ints(*[1] * len(shape))]
+            slices.append(self._op("STRIDED_SLICE", inputs, out, "StridedSliceOptions", beginMask=others, endMask=others))
         return tuple(slices)
 
     def concatenate(self, a: int, b: int, axis: int) -> int:
