@@ -1,8 +1,8 @@
 """LiteRT, which TensorFlow Lite is called now, through ai-edge-litert: its interpreter with its delegate for processors, XNNPACK.
 
 The model is built from our own weights by `litert_model`, once, into the cache. A step resizes the inputs to its number of tokens and to
-that of the cached ones, in steps of KEYS, which takes a fraction of a millisecond and happens when either changes; what is cached goes through
-`_cache` then, and stays in the inputs otherwise.
+that of the cached ones, in steps of KEYS, which takes a fraction of a millisecond and happens when either changes; what is cached goes
+through `_cache` then, and stays in the inputs otherwise.
 """
 
 from __future__ import annotations
@@ -127,6 +127,8 @@ class LiteRTBackend:
 
     def _run(self, token_ids: Sequence[int], outputs: Sequence[int]) -> F32:
         """Append tokens: the logits [O, V] after those of them that `outputs` names."""
+        if not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
+            raise InvalidRequestError(f"ids from {min(token_ids)} to {max(token_ids)} are not within the vocabulary of {self.vocab_size}")
         start, end = self._position, self._position + len(token_ids)
         if end > self._context:
             raise ContextOverflowError(f"the context of {self._context} tokens cannot hold {end}; load with a larger one")
