@@ -3,7 +3,7 @@
 NAME.onnx is the graph, with the tokenizer, the config and what a record says of the model in its metadata; NAME.onnx.data its weights.
 The operators are those of onnxruntime-genai's models, and the cache is one buffer that past and present share:
 
-    input_ids [1, L] ─▶ GatherBlockQuantized ─▶ ┌─ each layer ──────────────────────────────────────────────────────┐
+    input_ids [1, L] ─▶ GatherBlockQuantized ─▶ ┌─ each layer ────────────────────────────────────────────────────────┐
                                                 │ SkipSimplifiedLayerNormalization ─▶ MatMulNBits: q, k, v at once    │
                                                 │     ─▶ GroupQueryAttention, with RoPE and cache ─▶ MatMulNBits      │
                                                 │ SkipSimplifiedLayerNormalization ─▶ MatMulNBits: gate, up at once   │
