@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edgellm.measure.statistics import Interval
 from edgellm.report.blocks import Table
-from edgellm.report.numbers import DIGITS, interval, number, shortened
+from edgellm.report.numbers import DIGITS, interval, number, ratio, shortened
 from edgellm.report.sources import MEASURED, Beside, Measurement, Subject
 
 UNRESOLVED = "?"
@@ -108,11 +108,10 @@ def _beside_first(group: Sequence[Measurement]) -> Iterator[Comparison]:
 
 
 def _ratios(measurement: Measurement, base: Measurement) -> dict[str, Ratio]:
-    ours, theirs = measurement.figures, base.figures
     return {
-        figure: Ratio(ours[figure] / theirs[figure], _apart(measurement.intervals.get(figure), base.intervals.get(figure)))
+        figure: Ratio(quotient, _apart(measurement.intervals.get(figure), base.intervals.get(figure)))
         for figure in FIGURES.values()
-        if figure in ours and theirs.get(figure)
+        if figure in measurement.figures and (quotient := ratio(measurement.figures[figure], base.figures.get(figure))) is not None
     }
 
 

@@ -18,6 +18,9 @@ LONGEST_TEXT = 200
 """Characters of a text that are kept: names and reasons are shorter."""
 
 
+LARGEST_COUNT = 1 << 63
+
+
 class Fields:
     """A JSON object and where it stands, e.g. "latency.json: benchmarks[3].extra_info", or "latency.json:" for all of a file.
 
@@ -61,7 +64,7 @@ class Fields:
     def count(self, key: str) -> int | None:
         """An integer that is not negative."""
         value = self._values.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < LARGEST_COUNT):
             raise wrong(value, self.at(key), "a count")
         return value
 

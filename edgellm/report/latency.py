@@ -13,7 +13,7 @@ from edgellm.measure import journal
 from edgellm.measure.figures import Figures, figures_of_rounds
 from edgellm.measure.protocol import Round
 from edgellm.measure.results import ResultsError, parse_json
-from edgellm.report.fields import Fields
+from edgellm.report.fields import Fields, printable
 from edgellm.report.sources import MEASURED, Limit, Measurement, Source, Subject, origin, subject
 
 SCHEMA = "edgellm-latency"
@@ -126,7 +126,7 @@ def _subject(fields: Fields) -> Subject:
 
 
 def _numbers(fields: Fields) -> dict[str, float]:
-    return {key: value for key in fields if (value := fields.number(key)) is not None}
+    return {printable(key): value for key in fields if (value := fields.number(key)) is not None}
 
 
 def _provenance(extra: Fields) -> str:

@@ -24,6 +24,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
+def ratio(value: float, other: float | None) -> float | None:
+    """One over the other; None where that is no number, or there is no other."""
+    quotient = value / other if other else math.inf
+    return quotient if math.isfinite(quotient) else None
+
+
 def interval(bounds: Interval | None, digits: int = 3) -> str:
     """ "[low, high]", "?" for an open bound; nothing for no interval."""
     if bounds is None:

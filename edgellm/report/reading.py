@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from edgellm.errors import InvalidRequestError
 from edgellm.measure import journal, results
 from edgellm.measure.results import ResultsError, as_results, parse_json, read_text
@@ -27,8 +29,9 @@ def read_all(paths: Sequence[Path]) -> tuple[list[Source], list[str]]:
 def read(path: Path) -> Source:
     """One file; ResultsError names it, and the place in it, and what is wrong there."""
     try:
-        return _told_apart(path, read_text(path))
-    except InvalidRequestError as error:  # what statistics say of samples that are none
+        with np.errstate(over="raise", invalid="raise"):
+            return _told_apart(path, read_text(path))
+    except (InvalidRequestError, FloatingPointError) as error:  # what statistics say of samples that are none
         raise ResultsError(f"{path}: {error}") from error
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from edgellm.measure.statistics import F64, Interval, bootstrap_interval, mean_ci95, standard_deviation
-from edgellm.report.fields import Fields
+from edgellm.report.fields import Fields, printable
 from edgellm.report.latency import measurement
+from edgellm.report.numbers import ratio
 from edgellm.report.sources import OURS, Beside, Measurement, Quality, Source, Throughput, origin, subject
 
 SCIPY = find_spec("scipy") is not None
@@ -25,7 +26,7 @@ def read_records(document: dict[str, Any], file: str) -> Source:
     kind = top.required("kind").text("kind")
     provenance = top.required("provenance").text("provenance")
     records = top.list_of_fields("records")
-    throughputs = [each for each in records if kind in ("bench", "peers") and {"samples_ts", "backend"} <= set(each)]
+    throughputs = [each for each in records if kind in ("bench", "peers", "scaling") and {"samples_ts", "backend"} <= set(each)]
     qualities = [each for each in records if kind in ("quality", "quality_peers") and "ppl" in each]
     engines = [each for each in records if kind == "backends" and {"backend", "figures"} <= set(each) and "unavailable" not in each]
     missing = [each for each in records if kind == "backends" and "unavailable" in each]
@@ -40,7 +41,11 @@ def read_records(document: dict[str, Any], file: str) -> Source:
         throughputs=tuple(_throughput(each, provenance, file) for each in throughputs),
         qualities=tuple(_quality(each, provenance, file) for each in qualities),
         besides=(
-            *(_beside_ours(each, provenance, file) for each in engines if "e2e_over_ours" in each),
+            *(
+                _beside_ours(each, provenance, file)
+                for each in engines
+                if "e2e_over_ours" in each and each.fields("backend").text("name") != OURS
+            ),
             *chain.from_iterable(_gate(each, provenance, file) for each in gates),
         ),
         remarks=(
@@ -84,7 +89,7 @@ def _gate(record: Fields, provenance: str, file: str) -> Iterator[Beside]:
             test=record.text("test"),
             what=head,
             over=base,
-            figure=name,
+            figure=printable(name),
             resolution=judged.number("resolution"),
             limit=judged.number("limit"),
             verdict="pass" if judged.flag("kept") else "FAIL",
@@ -92,12 +97,12 @@ def _gate(record: Fields, provenance: str, file: str) -> Iterator[Beside]:
         )
 
 
-def _beside(ratio: Fields, **facts: Any) -> Beside:
+def _beside(compared: Fields, **facts: Any) -> Beside:
     """Of what `edgellm.measure.compare.Ratio` says."""
-    bounds = Interval(ratio.number("low"), ratio.number("high"))
+    bounds = Interval(compared.number("low"), compared.number("high"))
     return Beside(
-        **{"resolution": ratio.number("resolution")} | facts,
-        ratio=ratio.required_number("ratio"),
+        **{"resolution": compared.number("resolution")} | facts,
+        ratio=compared.required_number("ratio"),
         interval=None if bounds == (None, None) else bounds,
     )
 
@@ -111,7 +116,7 @@ def _throughput(record: Fields, provenance: str, file: str) -> Throughput:
         subject=subject(record.text("backend"), record.count("n_threads"), record),
         rounds=len(samples),
         provenance=provenance,
-        mean=sum(samples) / len(samples),
+        mean=float(np.mean(samples)),
         interval=_mean_interval(samples),
         std=std,
     )
@@ -130,7 +135,7 @@ def _quality(record: Fields, provenance: str, file: str) -> Quality:
         perplexity=perplexity,
         reference=reference.text("backend"),
         reference_perplexity=theirs,
-        ratio=perplexity / theirs if theirs else None,
+        ratio=ratio(perplexity, theirs),
         interval=_ratio_interval(record.numbers("window_nlls"), reference.numbers("window_nlls")),
     )
 

@@ -198,12 +198,13 @@ def origin(fingerprint: Fields) -> Origin:
         f"{memory / 2**30:.1f} GiB" if memory else "",
         fingerprint.text("architecture"),
     )
-    system = " ".join(filter(None, (fingerprint.text("system"), fingerprint.text("kernel"))))
-    if governor := fingerprint.text("governor"):
-        system += f", governor {governor}"
+    system = (
+        " ".join(filter(None, (fingerprint.text("system"), fingerprint.text("kernel")))) or "unknown system",
+        *(f"{key} {value}" for key in ("governor", "hypervisor", "container") if (value := fingerprint.text(key)) not in ("", "none")),
+    )
     return Origin(
         machine=", ".join(filter(None, machine)),
-        system=system or "unknown system",
+        system=", ".join(system),
         commit=fingerprint.text("git_commit") or "unknown",
         csrc_hash=fingerprint.fields("build").text("csrc_hash") or "unknown",
     )

@@ -20,6 +20,8 @@ FINGERPRINT: Document = {
     "governor": "performance",
     "system": "Linux",
     "kernel": "6.6.1",
+    "hypervisor": "none",
+    "container": "docker",
     "build": {"csrc_hash": "cafe", "compiler": "gcc 12.2.0"},
     "git_commit": "0123456789abcdef0123456789abcdef01234567",
 }

@@ -153,7 +153,13 @@ def test_uncommitted_changes_are_said(write: Write) -> None:
 def test_engines_are_compared_where_test_prompt_and_threads_are_the_same(write: Write) -> None:
     figures = {"ttft_p50_ms": 161, "itl_p50_ms": 3.6, "run_jitter_std_ms": 5}
     peer = latency_test(backend("llama.cpp"), figures=figures, intervals={"ttft_p50_ms": [160, 162], "run_jitter_std_ms": [2.5, 9]})
-    others = latency_test(prompt="short"), latency_test(backend(threads=2)), latency_test(test="test_soak")
+    elsewhere = (
+        {"prompt": {"name": "short"}},
+        {"backend": backend("llama.cpp", threads=2)},
+        {"test": "test_soak"},
+        {"interrupted": "Ctrl-C"},
+    )
+    others = (latency_test(backend("llama.cpp")) | changes for changes in elsewhere)
     source = read(write("latency.json", latency_document(peer, latency_test(), *others)))
     (compared,) = compare(source.measurements)
     assert (compared.measurement.subject.backend, compared.base.subject.backend) == ("llama.cpp", "edgellm")
@@ -180,12 +186,14 @@ def test_engines_that_took_turns(write: Write) -> None:
     ratio = {"ratio": 2.5, "low": 2.25, "high": 2.75, "resolution": 1.0625}
     peer = latency_test(backend("llama.cpp"), peak_rss_mib=180, e2e_over_ours=ratio, verdict="slower")
     absent = {"test": "backends", "backend": {"name": "ollama"}, "unavailable": "no server at http://localhost:11434"}
-    written = shown(write, results_document("backends", peer, absent, {"test": "noise"}))
+    ours = latency_test(e2e_over_ours={"ratio": 1.0, "low": 1.0, "high": 1.0}, verdict="no difference resolved")
+    written = shown(write, results_document("backends", ours, peer, absent, {"test": "noise"}))
     assert "llama.cpp edgellm medium e2e 2.500 [2.250, 2.750] 1.062 slower" in written
     assert "llama.cpp 1t medium 128 100 80.5 [80, 81]" in written
-    assert "llama.cpp 1t test_latency[medium] 180" in written or "llama.cpp 1t latency[medium] 180" in written
+    assert "edgellm edgellm" not in written
+    assert "llama.cpp 1t latency[medium] 180" in written
     assert "ollama was not measured: no server at http://localhost:11434" in written
-    assert "2 of 3 records are summarised" in written
+    assert "3 of 4 records are summarised" in written
 
 
 def test_the_gate(write: Write) -> None:

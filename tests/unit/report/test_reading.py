@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgellm.measure import results
 from edgellm.measure.results import ResultsError
-from edgellm.report.overview import blocks, make_report
+from edgellm.report.overview import as_json, blocks, make_report
 from edgellm.report.reading import read, read_all
 from edgellm.report.render import FORMATS
 from tests.unit.report.conftest import (
@@ -41,6 +41,7 @@ def test_latency(write: Write) -> None:
     assert medium.rounds_needed == {"ttft_p99_ms": 299}
     assert medium.noise == {"spin_p99_over_p50": 1.75}
     assert source.origin.machine == "Cortex-A76, 4 CPUs, 8.0 GiB, aarch64"
+    assert source.origin.system == "Linux 6.6.1, governor performance, container docker"
     assert source.remarks == ("of the processors' time, other processes had 3% meanwhile, other guests of the machine 0%",)
 
 
@@ -153,6 +154,8 @@ HOSTILE = {
     ),
     "rounds of numbers": (latency_document(latency_test(rounds=0) | {"rounds": [3]}), r"rounds\[0\] is 3; it must be an object"),
     "threads of text": (latency_document(latency_test(backend(threads="all"))), r"backend\.threads is 'all'; it must be a count"),
+    "threads beyond count": (latency_document(latency_test(backend(threads=10**30))), r"threads is 10+; it must be a count"),
+    "samples beyond numbers": (results_document("bench", bench_record(samples_ts=[1e308, 1e308])), "overflow"),
     "no samples": (results_document("bench", bench_record(samples_ts=[])), "at least one"),
     "negative samples": (results_document("bench", bench_record(samples_ts=[1, -1])), "not negative"),
     "no kind": (results_document("bench") | {"kind": None}, "there is no 'kind'"),
@@ -195,7 +198,12 @@ def test_bad_files_do_not_hide_good_ones(write: Write) -> None:
 
 
 JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([1e308, 5e-324, 10**400])
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
@@ -203,6 +211,8 @@ DOCUMENTS = [
     latency_document(latency_test(rounds=2)),
     results_document("bench", bench_record()),
     results_document("quality", quality_record()),
+    results_document("backends", latency_test(backend("peer"), e2e_over_ours={"ratio": 2.0, "low": 1.5, "high": None}, verdict="slower")),
+    results_document("perf-gate", {"test": "tg96", "figures": {"p50": {"head": {"ratio": 1.5}, "limit": 2, "kept": True}}, "builds": {}}),
 ]
 
 
@@ -225,11 +235,15 @@ def test_anything_anywhere_is_reported_or_refused(write: Write, data: st.DataObj
     assert len(report.sources) + len(report.problems) == 1
     for written in FORMATS.values():
         assert written(list(blocks(report)))
+    assert json.dumps(as_json(report), allow_nan=False)
 
 
 def test_nothing_in_a_file_steers_the_terminal(write: Write) -> None:
     whom = backend("edge\x1b[2Jllm\r\n", model_filename="m" * 1000)
     fingerprint = FINGERPRINT | {"cpu_model": "\x07bell", "git_commit": "\u202e"}
-    written = FORMATS["text"](list(blocks(make_report([write("a.json", latency_document(latency_test(whom), fingerprint=fingerprint))]))))
-    assert "edge?[2Jllm??" in written
+    gate = {"figures": {"p\x1b50": {"head": {"ratio": 1.5}, "limit": 2, "kept": True}}}
+    latency = latency_document(latency_test(whom, figures={"my\x1bfigure": 1}), fingerprint=fingerprint)
+    report = make_report([write("a.json", latency), write("b.json", results_document("perf-gate", gate))])
+    written = FORMATS["text"](list(blocks(report)))
+    assert {"edge?[2Jllm??", "my?figure", "p?50"} <= set(written.split())
     assert all(character.isprintable() or character == "\n" for character in written)
