@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -104,7 +105,7 @@ def load_limits(path: Path, profile: str) -> Limits:
 
 
 def own_limits(path: Path, profile: str) -> Limits:
-    """What the file lists for the profile itself, if anything; InvalidRequestError names the entry that is not a positive number."""
+    """What the file lists for the profile itself, if anything; InvalidRequestError names the entry that is no limit."""
     table = read_profiles(path).get(profile, {})
     if not isinstance(table, dict):
         raise InvalidRequestError(f"{path}: {profile} = {table!r}; a profile is a table of limits")
@@ -118,13 +119,13 @@ def read_profiles(path: Path) -> dict[str, Any]:
     """The file's tables; InvalidRequestError if it is none."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidRequestError(f"cannot read the budgets {path}: {error}") from error
 
 
 def checked_limits(where: str, limits: Mapping[str, Any]) -> dict[str, float]:
-    """The limits as float; InvalidRequestError names the one that is not a positive number."""
+    """The limits as float; InvalidRequestError names the one that is not a number from 0 (no deadline missed) to what float holds."""
     for name, limit in limits.items():
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
-            raise InvalidRequestError(f"{where} {name} = {limit!r}; a budget is a positive number")
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 <= limit <= sys.float_info.max:
+            raise InvalidRequestError(f"{where} {name} = {limit!r}; a budget is a finite number, at least 0")
     return {name: float(limit) for name, limit in limits.items()}

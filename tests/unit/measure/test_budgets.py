@@ -85,16 +85,16 @@ def test_claims() -> None:
     assert claims.for_test("test_memory", {}) == {"peak_rss_mib": 512}
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "true", '"fast"', "[1]"])
-def test_a_budget_is_a_positive_number(path: Path, value: str) -> None:
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", pytest.param("1" + "0" * 400, id="huge"), "true", '"fast"', "[1]"])
+def test_a_budget_is_a_finite_number(path: Path, value: str) -> None:
     path.write_text(f"[default]\nttft_p95_ms = {value}\n")
-    with pytest.raises(InvalidRequestError, match=r"\[default\] ttft_p95_ms = .* positive number"):
+    with pytest.raises(InvalidRequestError, match=r"\[default\] ttft_p95_ms = .* a finite number, at least 0"):
         load_limits(path, "any")
 
 
-def test_a_budget_of_one_test_is_a_positive_number(path: Path) -> None:
-    path.write_text('[default."test_x[y]"]\nttft_p95_ms = 0\n')
-    with pytest.raises(InvalidRequestError, match=r'\[default."test_x\[y\]"\] ttft_p95_ms = 0; a budget is a positive number'):
+def test_a_budget_of_one_test_is_a_finite_number(path: Path) -> None:
+    path.write_text('[default."test_x[y]"]\nttft_p95_ms = -2\n')
+    with pytest.raises(InvalidRequestError, match=r'\[default."test_x\[y\]"\] ttft_p95_ms = -2; a budget is a finite number'):
         load_limits(path, "any")
 
 
@@ -104,7 +104,11 @@ def test_a_profile_that_is_no_table(path: Path) -> None:
         load_limits(path, "any")
 
 
-@pytest.mark.parametrize("text", ["[default", "\xff"])
+def test_no_deadline_missed_is_a_budget() -> None:
+    assert checked_limits("@pytest.mark.budget", {"itl_deadline_misses": 0}) == {"itl_deadline_misses": 0.0}
+
+
+@pytest.mark.parametrize("text", ["[default", "\xff", pytest.param("a = " + "[" * 100_000, id="nested")])
 def test_broken_file(path: Path, text: str) -> None:
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InvalidRequestError, match="cannot read the budgets"):
@@ -123,6 +127,8 @@ def test_missing_file(tmp_path: Path) -> None:
         (Verdict("itl_p99_ms", 50.1, 50.0), False, "itl_p99_ms 50.1 > 50: FAIL"),
         (Verdict("tokens_per_second", 50.1, 50.0), True, "tokens_per_second 50.1 >= 50: pass"),  # of a rate, the least
         (Verdict("tokens_per_second", 49.9, 50.0), False, "tokens_per_second 49.9 < 50: FAIL"),
+        (Verdict("itl_deadline_misses", 0, 0), True, "itl_deadline_misses 0 <= 0: pass"),
+        (Verdict("itl_deadline_misses", 1, 0), False, "itl_deadline_misses 1 > 0: FAIL"),
         (Verdict("joules_per_token", 0.1, 0.2), True, "joules_per_token 0.1 <= 0.2: pass"),
     ],
 )
@@ -133,5 +139,5 @@ def test_verdicts(verdict: Verdict, kept: bool, said: str) -> None:
 
 def test_limits_of_a_marker() -> None:
     assert checked_limits("@pytest.mark.budget", {"ttft_p95_ms": 100}) == {"ttft_p95_ms": 100.0}
-    with pytest.raises(InvalidRequestError, match="budget ttft_p95_ms = -1; a budget is a positive number"):
+    with pytest.raises(InvalidRequestError, match="budget ttft_p95_ms = -1; a budget is a finite number"):
         checked_limits("@pytest.mark.budget", {"ttft_p95_ms": -1})
