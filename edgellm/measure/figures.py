@@ -49,6 +49,11 @@ class Figures:
         if interval is not None:
             self.intervals[name] = interval
 
+    def drop(self, name: str) -> None:
+        """Without this one."""
+        for each in (self.values, self.intervals, self.rounds_needed):
+            each.pop(name, None)
+
     def update(self, other: Figures) -> None:
         """Take another's."""
         self.values.update(other.values)
@@ -91,8 +96,9 @@ def _inter_token(rounds: Sequence[Round]) -> Figures:
     figures.add("itl_mean_ms", float(pooled.mean()), _both(mean_ci95([float(each.mean()) for each in by_round])))
     figures.add("itl_max_ms", float(pooled.max()))
     _add_scatter(figures, "itl", by_round)
-    rates = [1e3 / float(each.mean()) for each in by_round]
-    figures.add("tokens_per_second", float(np.mean(rates)), _both(mean_ci95(rates)))
+    if all(each.any() for each in by_round):  # where all tokens of an answer come at once, there is no rate
+        rates = [1e3 / float(each.mean()) for each in by_round]
+        figures.add("tokens_per_second", float(np.mean(rates)), _both(mean_ci95(rates)))
     return figures
 
 

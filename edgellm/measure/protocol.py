@@ -23,8 +23,10 @@ from edgellm.measure.backends.protocol import Backend, BackendFailedError
 LENGTHS: Mapping[str, int] = {"short": 8, "medium": 128, "long": 512}
 """Tokens of a prompt, by its name."""
 
-TEXTS = 64
-"""Different texts of a prompt; more rounds begin anew, by when no cache of a single text holds the first one."""
+TEXTS = 128
+"""Different texts of a prompt: one for each of 100 rounds and their warm-up. Later rounds begin anew, when a server's cache of a few texts
+has lost the first one.
+"""
 
 SEED = 20
 TOKENS_PER_WORD = 1.3

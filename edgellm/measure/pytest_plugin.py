@@ -79,6 +79,10 @@ class Run:
 
         path = self.config.getoption("--budgets") or _nearest(test, self.config.rootpath)
         if path is None:
+            if self.asked_profile:
+                raise pytest.UsageError(
+                    f"--platform-profile {self.asked_profile}: there is no {BUDGETS} above {test}; name it: --budgets FILE"
+                )
             return Limits(()), Limits(())
         try:
             if self.asked_profile and self.asked_profile not in (known := read_profiles(path)):
@@ -144,6 +148,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = Run(config)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let pytest-benchmark see that `latency_recorder` is a benchmark, for --benchmark-only and --benchmark-skip."""
+    if config.pluginmanager.hasplugin("benchmark"):
+        for item in items:
+            fixtures: list[str] = getattr(item, "fixturenames", [])
+            if "latency_recorder" in fixtures and "benchmark" not in fixtures:
+                fixtures.append("benchmark")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Read every budget before anything is measured, and plan the run."""
     run = session.config.stash[RUN]
@@ -151,7 +165,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for item in measuring:
         _named(item)
         run.limits(item.path)
-    if measuring:
+    if measuring and not session.config.getoption("--collect-only"):
+        _check_writable(run.json_path)
         run.progress.plan([item.nodeid for item in measuring])
 
 
@@ -183,8 +198,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Say once what all of the file was measured on, and beside whom."""
+    """Say once what all of the file was measured on, and beside whom; nothing in a file of somebody else's benchmarks alone."""
     run = config.stash[RUN]
+    if not run.recorders:
+        return
     output_json |= {"fingerprint": run.fingerprint, "bystanders": run.bystanders.shares(), "energy": run.energy}
 
 
@@ -195,7 +212,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
     written = False
     try:
         result = yield
-        written = _put_numbers_in_a_row(run.json_path)
+        written = bool(run.recorders) and _put_numbers_in_a_row(run.json_path)
     except OSError as error:
         kept = f"; the rounds are in {run.journal.path}" if run.journal and run.journal.lines else ""
         raise pytest.UsageError(f"cannot write {run.json_path}: {error.strerror}{kept}") from error
@@ -297,21 +314,23 @@ def latency_recorder(request: pytest.FixtureRequest) -> LatencyRecorder:
         pytest.fail("latency is not measured on pytest-xdist's workers, which would time each other: run without -n", pytrace=False)
     if not request.config.pluginmanager.hasplugin("benchmark"):
         pytest.fail("latency_recorder stands on pytest-benchmark: pip install 'edgellm[measure]', and no -p no:benchmark", pytrace=False)
+    benchmark = request.getfixturevalue("benchmark")
+    if benchmark.disabled:
+        pytest.skip("benchmarks are disabled (--benchmark-disable), so nothing is measured")
     run = request.config.stash[RUN]
     limits, claims = run.limits(request.node.path)
-    assert run.bystanders is not None  # counted from the first test that measures
+    _ = run.bystanders  # counted from the first test that measures
     if run.json_path and run.journal is None:
         from edgellm.measure.journal import Journal
 
         run.journal = Journal(run.json_path.with_suffix(".rounds.jsonl"), run.fingerprint)
     recorder = LatencyRecorder(
-        benchmark=request.getfixturevalue("benchmark"),
+        benchmark=benchmark,
         test=request.node.name,
         limits=limits,
         claims=claims,
         named=_named(request.node),
         rounds=Rounds(request.config.getoption("--rounds"), request.config.getoption("--quick")),
-        fingerprint=run.fingerprint,
         progress=run.progress,
         journal=run.journal,
     )
@@ -322,11 +341,14 @@ def latency_recorder(request: pytest.FixtureRequest) -> LatencyRecorder:
 
 def _named(item: pytest.Item) -> dict[str, float]:
     """The limits that the test's markers give, the closest marker's last word; UsageError for what is no limit."""
+    markers = list(item.iter_markers("budget"))
+    if not markers:  # as of every test of a suite that measures nothing
+        return {}
     from edgellm.errors import InvalidRequestError
     from edgellm.measure.budgets import checked_limits
 
     named: dict[str, float] = {}
-    for marker in reversed(list(item.iter_markers("budget"))):
+    for marker in reversed(markers):
         if marker.args:
             raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.budget takes limits by name: budget(ttft_p95_ms=100)")
         try:
@@ -344,6 +366,20 @@ def _nearest(test: Path, root: Path) -> Path | None:
         if folder == root:
             break
     return None
+
+
+def _check_writable(path: Path | None) -> None:
+    """UsageError where the results could not be written, which is better known before they are measured."""
+    if path is None:
+        return
+    existed = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise pytest.UsageError(f"--benchmark-json {path} can't be written: {error.strerror}") from error
 
 
 def _put_numbers_in_a_row(path: Path | None) -> bool:

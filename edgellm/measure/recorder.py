@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -38,7 +39,9 @@ class Rounds:
     quick: bool
 
     def of(self, needed: int) -> int:
-        """For a test that needs so many."""
+        """For a test that needs so many; one that needs a single round has its rounds inside of it."""
+        if needed == 1:
+            return 1
         return self.asked or (min(needed, QUICK_ROUNDS) if self.quick else needed)
 
 
@@ -71,7 +74,6 @@ class LatencyRecorder:
     claims: Limits
     named: Mapping[str, float]
     rounds: Rounds
-    fingerprint: Mapping[str, Any]
     progress: Progress
     journal: Journal | None = None
     figures: Figures = field(default_factory=Figures)
@@ -98,16 +100,16 @@ class LatencyRecorder:
         """
         description = backend.description()
         probe = NoiseProbe(backend.threads or 1, description.get("model_size"))
-        telemetry, taken = Telemetry(backend.process_id), _Taken(warmup_rounds)
+        telemetry, taken = Telemetry(backend.process_id), _Taken(warmup_rounds, self.rounds.of(rounds))
         info = self._begin(backend={"name": backend.name, "threads": backend.threads, **description}, warmup_rounds=warmup_rounds)
         info |= {"prompt": {"name": prompt.name, "tokens": prompt.tokens, "counted": prompt.counted}, "new_tokens": new_tokens}
         info["noise_before"] = probe.sample()
 
         def before() -> None:
-            other = " ".join(prompt.text(taken.number + 1).split()[:6])
+            gc.collect()  # what the harness left behind; before the backend is warmed, because it walks through the caches
+            other = " ".join(prompt.text(taken.number + 1).split()[1:7])  # no beginning of a prompt, which a server might keep
             for _ in backend.generate(other, SETTLING_TOKENS):
                 pass
-            gc.collect()  # what the harness left behind
             telemetry.begin()
 
         def after() -> None:
@@ -121,10 +123,11 @@ class LatencyRecorder:
             taken.latest = run_round(backend, prompt.text(taken.number), new_tokens)
 
         try:
-            self._run(call, before, after, self.rounds.of(rounds), warmup_rounds, description=f"{backend.name}, {prompt.name} prompt")
+            self._run(call, before, after, taken.wanted, warmup_rounds, description=f"{backend.name}, {prompt.name} prompt")
         finally:
             if taken.rounds:
                 self._summarise(taken, info, deadline_ms)
+        self._only_whole_answers(taken.rounds, new_tokens)
         prompted = f"{prompt.tokens} tokens and {new_tokens} more"
         self.what = f"{backend.name}, {backend.threads or '?'} threads, {prompted}, {len(taken.rounds)} rounds"
         return self.figures
@@ -161,12 +164,14 @@ class LatencyRecorder:
                 info["samples_ns"] = [round(each * 1e9) for each in seconds]
                 self.figures.update(figures_of_samples(name, info["samples_ns"]))
         self.what = f"{len(seconds)} rounds"
-        return results[warmup_rounds:]
+        return results[warmup_rounds:][: len(seconds)]
 
     def add(self, **figures: float) -> None:
-        """Figures that the test computed."""
+        """Figures that the test computed; InvalidRequestError for what is no finite number, because `cannot` says that there is none."""
         for name, value in figures.items():
-            self.figures.add(name, value)
+            if not math.isfinite(value):
+                raise InvalidRequestError(f"the figure {name} = {value} is no measurement; say with `cannot` why there is none")
+            self.figures.add(name, float(value))
 
     def note(self, **facts: Any) -> None:
         """What else the JSON is to say of the test."""
@@ -202,7 +207,9 @@ class LatencyRecorder:
         return self.judged
 
     def _begin(self, **facts: Any) -> dict[str, Any]:
-        """What the JSON says of the test, to be filled further."""
+        """What the JSON says of the test, to be filled further. InvalidRequestError where it was begun: it would say it of two things."""
+        if "schema" in self.benchmark.extra_info:
+            raise InvalidRequestError(f"{self.test} has measured already; a test measures once: parametrise it")
         self.benchmark.extra_info.update({"schema": SCHEMA, "version": VERSION, "provenance": "measured", "test": self.test, **facts})
         info: dict[str, Any] = self.benchmark.extra_info
         return info
@@ -227,17 +234,30 @@ class LatencyRecorder:
                 raise
 
     def _summarise(self, taken: _Taken, info: dict[str, Any], deadline_ms: float | None) -> None:
+        """The rounds come first: they are to be in the JSON also where their figures can't be computed, or are not waited for."""
         records = taken.records()
+        info |= {"rounds": records, "deadline_ms": deadline_ms}
         self.figures.update(figures_of_rounds(taken.rounds, deadline_ms))
         samples = [info["noise_before"], *(record["noise"] for record in records)]
-        self.noise = noise.describe(samples, self.figures.values.get("itl_p50_ms", self.figures.values["ttft_p50_ms"]) * 1e6)
-        info |= {"rounds": records, "deadline_ms": deadline_ms, "noise": dict(self.noise)}
+        piece_ms = self.figures.values.get("itl_p50_ms") or self.figures.values["ttft_p50_ms"]  # tokens may come several at once
+        self.noise = noise.describe(samples, piece_ms * 1e6)
+        info["noise"] = dict(self.noise)
+
+    def _only_whole_answers(self, rounds: Sequence[Round], new_tokens: int) -> None:
+        """Times of whole answers are no figures where answers have another length than was asked for: a short one would look quick."""
+        lengths = {each.tokens for each in rounds} - {new_tokens}
+        if not lengths:
+            return
+        for name in [name for name in self.figures.values if name.startswith("e2e_") or name == "run_jitter_std_ms"]:
+            self.figures.drop(name)
+            self.cannot(name, f"answers had {min(lengths)} to {max(lengths)} tokens where {new_tokens} were asked for")
 
 
 class _Taken:
-    """The rounds as they come: the first `warmup_rounds` are forgotten."""
+    """The rounds as they come: the first `warmup_rounds` are forgotten, and what comes after `wanted` more (--benchmark-cprofile)."""
 
-    def __init__(self, warmup_rounds: int) -> None:
+    def __init__(self, warmup_rounds: int, wanted: int) -> None:
+        self.wanted = wanted
         self.rounds: list[Round] = []
         self.latest: Round | None = None
         self.number = 0
@@ -248,7 +268,7 @@ class _Taken:
         """Keep the latest round with these facts, and give its record, if it is one that counts."""
         assert self.latest is not None
         self.number += 1
-        if self.number <= self._warmup_rounds:
+        if self.number <= self._warmup_rounds or len(self.rounds) == self.wanted:
             return None
         record = {**self.latest.record(), **facts}
         self.rounds.append(self.latest)

@@ -64,3 +64,9 @@ def test_a_median_of_zero_gives_no_ratio() -> None:
     values = figures_of_samples("x", [0, 0, 5]).values
     assert values["x_p50_ms"] == 0
     assert not {"x_p99_over_p50", "x_max_over_p50"} & set(values)
+
+
+def test_tokens_that_all_come_at_once_have_no_rate() -> None:
+    values = figures_of_rounds(rounds((5, [0, 0]), (5, [1, 2]))).values
+    assert values["itl_max_ms"] == 2
+    assert "tokens_per_second" not in values

@@ -147,6 +147,13 @@ def test_a_file_replaces_the_tests_limits(suite: pytest.Pytester, options: list[
     assert done.ret == (1 if {"mine", "claims"} & set(options) else 0)  # a claim only decides where claims were asked for
 
 
+def test_a_profile_without_a_file_is_refused(suite: pytest.Pytester) -> None:
+    suite.makepyfile(TEST)
+    done = run(suite, "--platform-profile", "claims")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["*--platform-profile claims: there is no budgets.toml above *; name it: --budgets FILE"])
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -164,9 +171,7 @@ def test_refused_before_anything_is_measured(suite: pytest.Pytester, options: li
     done.stderr.fnmatch_lines([problem])
 
 
-@pytest.mark.parametrize(
-    ("marker", "problem"), [("budget(100)", "takes limits by name"), ("budget(x=-1)", "x = -1; a budget is a positive")]
-)
+@pytest.mark.parametrize(("marker", "problem"), [("budget(100)", "takes limits by name"), ("budget(x=-1)", "x = -1; a budget is a finite")])
 def test_a_marker_that_is_no_budget(suite: pytest.Pytester, marker: str, problem: str) -> None:
     suite.makepyfile(f"import pytest\n\n@pytest.mark.{marker}\ndef test(latency_recorder):\n    pass")
     done = run(suite)
@@ -190,8 +195,10 @@ def test_a_suite_without_pytest_benchmark_is_told(suite: pytest.Pytester) -> Non
 
 @pytest.mark.parametrize(("options", "rounds"), [(["--quick"], 10), (["--rounds", "3"], 3), (["--rounds", "3", "--quick"], 3)])
 def test_how_many_rounds(suite: pytest.Pytester, options: list[str], rounds: int) -> None:
-    suite.makepyfile(TEST.replace("rounds=5", "rounds=12"))
-    run(suite, "--benchmark-json=latency.json", *options).assert_outcomes(passed=1)
+    """A single one stays one: such a test has its rounds inside."""
+    single = "def test_single(latency_recorder):\n    (answer,) = latency_recorder.time('x', lambda: 1, rounds=1)"
+    suite.makepyfile(TEST.replace("rounds=5", "rounds=12") + single)
+    run(suite, "--benchmark-json=latency.json", *options).assert_outcomes(passed=2)
     assert len(benchmarks(suite)[0]["extra_info"]["rounds"]) == rounds
 
 
@@ -258,9 +265,107 @@ def test_a_full_disk_meanwhile_ends_the_journal_alone(suite: pytest.Pytester) ->
     assert len(benchmarks(suite)[0]["extra_info"]["rounds"]) == 5
 
 
-def test_disabled_benchmarks_are_skipped_not_passed(suite: pytest.Pytester) -> None:
+@pytest.mark.parametrize(
+    ("option", "outcome", "line"),
+    [
+        ("--benchmark-disable", "skipped", "benchmarks are disabled"),
+        ("--benchmark-skip", "skipped", "Skipping benchmark"),
+        ("--benchmark-only", "passed", "pass"),
+        ("--benchmark-cprofile=tottime", "passed", "5 rounds"),  # the round that is profiled is none of them
+    ],
+)
+def test_options_of_pytest_benchmark(suite: pytest.Pytester, option: str, outcome: str, line: str) -> None:
+    suite.makepyfile(TEST + "    assert latency_recorder.figures.values")
+    done = run(suite, "-rs", option)
+    done.assert_outcomes(**{outcome: 1})
+    done.stdout.fnmatch_lines([f"*{line}*"])
+
+
+def test_somebody_elses_benchmarks_are_left_as_they_are(suite: pytest.Pytester) -> None:
+    suite.makepyfile("def test(benchmark):\n    benchmark(len, 'x')")
+    run(suite, "--benchmark-json=latency.json").assert_outcomes(passed=1)
+    text = (suite.path / "latency.json").read_text()
+    assert "fingerprint" not in text
+    assert text.startswith('{\n    "')
+
+
+def test_results_that_could_not_be_written_are_not_measured(suite: pytest.Pytester) -> None:
+    (suite.path / "folder").write_text("a file")
     suite.makepyfile(TEST)
-    run(suite, "--benchmark-disable").assert_outcomes(skipped=1)
+    done = run(suite, "--benchmark-json=folder/latency.json")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["*--benchmark-json folder/latency.json can't be written: *"])
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (f"{RECORD}\n    {RECORD}", "test has measured already; a test measures once"),
+        ("latency_recorder.add(x=float('nan'))", "the figure x = nan is no measurement; say with `cannot` why there is none"),
+    ],
+)
+def test_what_a_test_must_not_do(suite: pytest.Pytester, body: str, problem: str) -> None:
+    suite.makepyfile(f"def test(backend, prompts, latency_recorder):\n    {body}")
+    done = run(suite)
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines([f"*{problem}*"])
+
+
+SHORT_ANSWERS = """
+import pytest
+
+@pytest.mark.budget({budget})
+def test(backend, prompts, latency_recorder):
+    whole = backend.generate
+    backend.generate = lambda prompt, max_tokens: whole(prompt, min(max_tokens, {tokens}))
+    {record}
+"""
+
+
+@pytest.mark.parametrize(
+    ("tokens", "budget", "outcome"),
+    [(3, "e2e_p95_ms", "skipped"), (3, "run_jitter_std_ms", "skipped"), (3, "itl_p50_ms", "passed"), (1, "itl_p50_ms", "skipped")],
+)
+def test_answers_that_are_too_short_are_not_quick_ones(suite: pytest.Pytester, tokens: int, budget: str, outcome: str) -> None:
+    suite.makepyfile(SHORT_ANSWERS.format(budget=f"{budget}=1000", tokens=tokens, record=RECORD))
+    done = run(suite, "-rs")
+    done.assert_outcomes(**{outcome: 1})
+    if budget != "itl_p50_ms":
+        done.stdout.fnmatch_lines([f"*{budget}: answers had 3 to 3 tokens where 4 were asked for*"])
+
+
+ORDER = f"""
+import gc
+
+def test(backend, prompts, latency_recorder, monkeypatch):
+    done, whole, collect = [], backend.generate, gc.collect
+    def generate(prompt, max_tokens):
+        done.append(prompt)
+        return whole(prompt, max_tokens)
+    backend.generate = generate
+    monkeypatch.setattr(gc, "collect", lambda *of: done.append("gc") or collect(*of))
+    {RECORD}
+    monkeypatch.undo()
+    texts = prompts["short"].texts[:6]
+    assert done[::3] == ["gc"] * 6
+    assert done[2::3] == list(texts)
+    assert not any(text.startswith(settling) for settling in done[1::3] for text in prompts["short"].texts)
+"""
+
+
+def test_what_comes_before_a_round(suite: pytest.Pytester) -> None:
+    """Garbage collection, then a few words that begin no prompt, then the prompt: the last thing in the caches is the backend's."""
+    suite.makepyfile(ORDER)
+    run(suite).assert_outcomes(passed=1)
+
+
+def test_rounds_are_kept_where_their_figures_are_not_waited_for(suite: pytest.Pytester) -> None:
+    broken = (
+        "from edgellm.measure import recorder\n\ndef figures(*of):\n    raise KeyboardInterrupt\n\nrecorder.figures_of_rounds = figures\n"
+    )
+    suite.makepyfile(broken + TEST)
+    run(suite, "--benchmark-json=latency.json")
+    assert len(benchmarks(suite)[0]["extra_info"]["rounds"]) == 5
 
 
 @pytest.mark.parametrize(
