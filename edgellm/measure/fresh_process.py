@@ -59,7 +59,8 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     loaded_backend = registry.load(backend, model, threads=int(threads), context=int(context))
     loaded = time.perf_counter_ns()
     tokens = loaded_backend.generate(prompt, int(new_tokens))
-    next(tokens)
+    if next(tokens, None) is None:
+        raise BackendFailedError("it gave no token")
     first = time.perf_counter_ns()
     for _ in tokens:
         pass
