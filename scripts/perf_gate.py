@@ -36,8 +36,9 @@ from scripts.environment import ROOT
 from scripts.revisions import Package, RevisionError, committed, working_tree
 
 LIMITS = {"p50": 1.08, "p99": 1.25, "jitter": 1.5}
-"""Of head/base. Each is above where that interval begins when both are one build, on a shared machine of two processors, and below where
-15% more per token (p50) and stalls of 5 ms in 2% of the tokens (p99, jitter) put it: tests/perf/test_perf_gate.py measures both."""
+"""Of head/base. Each is above where the interval begins when both are one build, on a shared machine of two processors (benchmarks/results/
+perf_gate_aa.json), and below where 15% more per token (p50) and stalls of 5 ms in 2% of the tokens (p99, jitter) put it, which
+tests/perf/test_perf_gate.py measures."""
 
 WORK = "tg150@8"
 """A round's p99 lies between its second and third slowest token of 150: two slow ones, which four of five rounds have where 2% are slow,
@@ -179,7 +180,7 @@ def main(base: str, model: str, threads: int, rounds: int, output: Path | None, 
         output.parent.mkdir(parents=True, exist_ok=True)
         run = partial(gate, old, new, resolve_model(model).resolve(), threads, rounds)
         with ResultsFile(output, kind="perf-gate", fingerprint=fingerprint()) as results:
-            click.echo(f"{WORK}, {threads} threads, {rounds} rounds: {new.revision} beside {old.revision}")
+            click.echo(f"{WORK} t={threads}, {rounds} rounds each: {new.revision} beside {old.revision}")
             passed = [show(run(results)) for _ in range(self_check or 1)]
     except (RevisionError, BuildError, GateError, EdgeLLMError) as error:
         stop(str(error))

@@ -107,7 +107,8 @@ def working_tree(folder: Path, root: Path = ROOT) -> Sources:
 
 def committed(revision: str, folder: Path, root: Path = ROOT) -> Sources:
     """The files of a commit, extracted into `folder`; RevisionError if git has none of that name."""
-    commit = _git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").strip()
+    missing = f"there is no commit {revision!r} here (a shallow clone lacks it until `git fetch --unshallow`)"
+    commit = _git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}", problem=missing).strip()
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder.with_suffix(".tar")
     _git(root, "archive", "--output", str(archive), commit)
@@ -122,12 +123,12 @@ def _reason(output: str) -> str:
     return said[0] if said else explain(output)
 
 
-def _git(root: Path, *arguments: str) -> str:
+def _git(root: Path, *arguments: str, problem: str = "git cannot say what the sources are") -> str:
     try:
         done = subprocess.run(["git", *arguments], cwd=root, text=True, capture_output=True, check=False)
     except FileNotFoundError:
         raise RevisionError("git is not installed; it has the sources of other revisions: apt-get install git") from None
     if done.returncode:
         complaint = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-        raise RevisionError(f"git {' '.join(arguments)} failed: {complaint}")
+        raise RevisionError(f"{problem}: {complaint}")
     return done.stdout
