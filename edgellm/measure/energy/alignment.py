@@ -12,6 +12,7 @@ A run that fits about as well elsewhere in the log is refused.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -69,9 +70,12 @@ def align(log: MeterLog, observed: Stretch, busy: Sequence[Stretch]) -> Alignmen
     """
     period_s = log.period_s
     power = _on_grid(log.samples, period_s)
+    if _length(observed) / period_s >= len(power):
+        raise MeterLogError(
+            f"{log.path}: {log.samples[-1].at_s - log.samples[0].at_s:.1f} s of log for a run of {_length(observed):.6g} s; "
+            "let the meter record before the run, until after it"
+        )
     pattern = _pattern(observed, busy, period_s)
-    if len(pattern) > len(power):
-        raise MeterLogError(f"{log.path}: {log.samples[-1].at_s - log.samples[0].at_s:.1f} s of log for a run of {_length(observed):.1f} s")
     if pattern.min() == pattern.max():
         raise MeterLogError(
             "a run that was always busy, or never, has no edge to be aligned by; measure idle time before it, or give the offset"
@@ -80,13 +84,13 @@ def align(log: MeterLog, observed: Stretch, busy: Sequence[Stretch]) -> Alignmen
     best = int(np.argmax(r))
     if r[best] < LEAST_CORRELATION:
         raise MeterLogError(
-            f"{log.path}: nothing in it looks like the run (r = {r[best]:.2f}); give the offset if the log is the right one"
+            f"{log.path}: nothing in it looks like the run (r = {r[best]:.2f}); if it is the right log, give the offset (--offset SECONDS)"
         )
     residual = 1 - np.maximum(r, 0) ** 2 + LEAST_RESIDUAL
     away_s = np.abs(np.arange(len(r)) - best) * period_s
     also = (residual < SAME_RESIDUAL * residual[best]) & (away_s > period_s * _shortest(pattern))
     if also.any():
-        raise MeterLogError(f"{log.path}: the run fits about as well {away_s[also].max():.1f} s away; give the offset")
+        raise MeterLogError(f"{log.path}: the run fits about as well {away_s[also].max():.1f} s away; give the offset (--offset SECONDS)")
     offset_s = log.samples[0].at_s + best * period_s - observed.start_s
     return Alignment(offset_s, period_s * (1 + _edges_off(power[best:], pattern)), float(r[best]))
 
@@ -94,11 +98,18 @@ def align(log: MeterLog, observed: Stretch, busy: Sequence[Stretch]) -> Alignmen
 def read_stretch(log: MeterLog, alignment: Alignment, stretch: Stretch) -> EnergyReading:
     """The energy of a stretch of the run; None where the alignment is too uncertain for one as short as this."""
     times = stretch.start_s + alignment.offset_s, stretch.end_s + alignment.offset_s
-    reading = read_window(log.samples, *times, source=f"{log.source}; {alignment}", kind=log.kind, rate_hz=1 / log.period_s)
+    first = bisect_left(log.samples, times[0], key=_at)
+    last = bisect_right(log.samples, times[1], key=_at)
+    around = log.samples[max(0, first - 1) : last + 1]  # a log has many more
+    reading = read_window(around, *times, source=f"{log.source}; {alignment}", kind=log.kind, rate_hz=1 / log.period_s)
     if alignment.uncertainty_s <= MOST_UNCERTAIN * _length(stretch):
         return reading
     problem = f"{_length(stretch):.3g} s are too short for an alignment to ±{alignment.uncertainty_s:.3g} s; let each run make more tokens"
     return replace(reading, joules=None, watts=None, problem=problem)
+
+
+def _at(sample: PowerSample) -> float:
+    return sample.at_s
 
 
 def _length(stretch: Stretch) -> float:

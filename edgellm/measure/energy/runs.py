@@ -10,9 +10,11 @@ Runs without a reading are left out of the means, and counted.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +27,7 @@ from edgellm.measure.energy.usb_meter import MeterLog
 
 ROUNDS = 50
 IDLE_SECONDS = 10.0
+FIGURES = ("joules_per_token", "net_joules_per_token", "idle_watts", "active_watts")
 
 T = TypeVar("T")
 
@@ -82,6 +85,23 @@ class EnergyRuns:
         reasons = [run.reading.problem for run in self.runs if run.reading.joules is None]
         return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Those of FIGURES that could be had."""
+        record = self.record()
+        return {name: record[name] for name in FIGURES if record[name] is not None}
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Of the figures that are means over runs, 95%; none of one run."""
+        means = {"joules_per_token": self.joules_per_token, "net_joules_per_token": self.net_joules_per_token}
+        return {name: each.ci95 for name, each in means.items() if each and each.ci95}
+
+    @property
+    def why_not(self) -> str:
+        """Why figures are missing: the runs' problems, or the idle machine's."""
+        return "; ".join(self.problems) or self.idle.problem
+
     def record(self) -> dict[str, Any]:
         """All of it for a results file: figures (None where they could not be had), their source, and each run."""
         per_token, net = self.joules_per_token, self.net_joules_per_token
@@ -120,17 +140,27 @@ class Timetable:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Timetable:
-        """Back from a results file; InvalidRequestError."""
+        """Back from a results file, which anyone may have written; InvalidRequestError."""
         try:
             runs = tuple((Stretch(**stretch), int(tokens)) for stretch, tokens in record["runs"])
-            return cls(Stretch(**record["idle_before"]), runs, Stretch(**record["idle_after"]))
-        except (KeyError, TypeError, ValueError) as error:
+            timetable = cls(Stretch(**record["idle_before"]), runs, Stretch(**record["idle_after"]))
+            times = [float(at) for stretch in timetable.stretches for at in (stretch.start_s, stretch.end_s)]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidRequestError(f"this is no timetable with idle_before, runs and idle_after: {error!r}") from error
+        in_order = all(before <= after for before, after in pairwise(times)) and all(each.start_s < each.end_s for each in timetable.busy)
+        if not in_order or not math.isfinite(times[-1] - times[0]) or any(tokens < 1 for _, tokens in runs) or not runs:
+            raise InvalidRequestError("this is no timetable: it needs runs, each with tokens, and times in order")
+        return timetable
 
     @property
     def observed(self) -> Stretch:
         """All of it."""
         return Stretch(self.idle_before.start_s, self.idle_after.end_s)
+
+    @property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """In order of time."""
+        return self.idle_before, *self.busy, self.idle_after
 
     @property
     def busy(self) -> tuple[Stretch, ...]:

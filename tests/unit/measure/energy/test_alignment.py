@@ -75,7 +75,7 @@ def test_a_run_too_short_for_its_alignment_has_no_reading() -> None:
 @pytest.mark.parametrize(
     ("log", "observed", "busy", "problem"),
     [
-        (meter_log(length_s=20), OBSERVED, BUSY, "20.0 s of log for a run of 30.0 s"),
+        (meter_log(length_s=20), OBSERVED, BUSY, "20.0 s of log for a run of 30 s"),
         (meter_log(length_s=36), OBSERVED, BUSY, "nothing in it looks like the run"),
         (meter_log(), Stretch(105, 109), [Stretch(105, 109)], "has no edge"),
         (meter_log(), Stretch(104.8, 109.2), [Stretch(105, 109)], "the run fits about as well [45].0 s away"),
