@@ -497,27 +497,37 @@ def report(files: tuple[Path, ...], form: str, output: Path | None, as_json: boo
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each.")
-def energy(as_json: bool) -> None:
-    """Show who can measure energy here, and why the others can not.
+@click.option("--log", type=click.Path(path_type=Path), metavar="CSV", help="What a power meter recorded while a run kept its timetable.")
+@click.option("--of", type=click.Path(path_type=Path), metavar="FILE", help="The results of that run.")
+@click.option("--test", metavar="NAME", help="The test of FILE; needed only where several kept a timetable.")
+@click.option(
+    "--offset", type=float, metavar="SECONDS", help="The log's clock minus the run's; 0 = the same.  [default: found by the load]"
+)
+@click.option("--within", type=float, metavar="SECONDS", help="How far --offset may be wrong.  [default: the log's sampling period]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write results that `edgellm report` reads.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each; with --log, the record.")
+def energy(log: Path | None, of: Path | None, as_json: bool, **options: Any) -> None:
+    """Show who can measure energy here, or read a power meter's log.
 
-    Joules per token are measured by the first that is there (`nox -s perf`, or in your own tests the fixture `energy`); nothing is ever
-    estimated from the processor's load.
+    Joules per token are measured by the first that is there (`nox -s perf`, or in your own tests the fixture `energy_runs`); nothing is
+    ever estimated from the processor's load. With a USB power meter that gives its log afterwards: start its recording, measure with
+    --energy later, stop it, export CSV, and read it with --log.
 
     \b
-    Example:
+    Examples:
       edgellm energy
       nox -s perf -- --energy usb-meter=live.csv -k energy
+      nox -s perf -- --energy later -k energy
+      edgellm energy --log meter.csv --of results/latency.json -o results/energy.json
     """
-    from edgellm.measure.energy.detect import detect, facts, lines, not_available
+    from edgellm import cli_energy
 
-    detected = detect()
-    if as_json:
-        click.echo("\n".join(json.dumps(facts(found)) for found in detected))
-        return
-    click.echo(lines(detected))
-    if not any(found.provider for found in detected):
-        click.echo(f"\nenergy: {not_available(detected)}")
+    if log and of:
+        cli_energy.read_meter(log, of, as_json=as_json, **options)
+    elif log or of or any(value is not None for value in options.values()):
+        raise InvalidRequestError("a power meter's log is read with both --log CSV and --of FILE; without them, only --json is an option")
+    else:
+        cli_energy.show_providers(as_json)
 
 
 def _refuse_what_is_not_meant(plan: bool) -> None:

@@ -14,10 +14,10 @@ Nothing of the package is imported before it is needed: this module is loaded wh
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,10 @@ CONTEXT = 1024
 """Tokens that a backend is loaded for: the longest prompt and its answer."""
 
 TOOK_S = "edgellm/took_s"
+ENERGY = (
+    "who measures energy (default: the first that `edgellm energy` finds); later: keep a timetable for a power meter's log, which "
+    "`edgellm energy --log` reads afterwards"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--model", metavar="NAME|PATH", help=f"the model, as the engine names its own (default {DEFAULT_MODEL})")
     group.addoption("--threads", type=int, metavar="N", help="threads that the engine computes with (default: one per physical core)")
-    group.addoption("--energy", metavar="NAME[=ARGUMENT]", help="who measures energy (default: the first that `edgellm energy` finds)")
+    group.addoption("--energy", metavar="NAME[=ARGUMENT]", help=ENERGY)
     group.addoption("--platform-profile", metavar="NAME", help="whose budgets decide (default: this platform's; claims: the project's)")
     group.addoption("--rounds", type=int, metavar="N", help="rounds of every measurement (default: as many as each needs)")
     group.addoption("--quick", action="store_true", help="a few rounds of every measurement: to see that all works, not for figures")
@@ -71,6 +75,8 @@ class Run:
     journal: Journal | None = None
     energy: dict[str, Any] | None = None
     """Who measured it, or why nobody did; None where no test asked."""
+    timetable_kept: str = ""
+    """How a power meter's log is read for it; empty where none was kept."""
 
     def limits(self, test: Path) -> tuple[Limits, Limits]:
         """What decides in a test of this file, and the claims; UsageError for a broken file, and for a profile that it lacks."""
@@ -234,6 +240,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section(f"latency, budgets of {run.profile}")
         for recorder in measured:
             terminalreporter.line("\n".join(lines(recorder)))
+        if run.timetable_kept:
+            terminalreporter.line(f"\nenergy: {run.timetable_kept}")
         if shares := run.bystanders.shares():
             others, stolen = shares["others"], shares["stolen"]
             terminalreporter.line(f"\nof the processors' time, other processes had {others:.0%} meanwhile, other guests {stolen:.0%}")
@@ -303,6 +311,26 @@ def energy(request: pytest.FixtureRequest) -> Iterator[EnergyMeter]:
         pytest.skip(f"energy: {error}")
     except EdgeLLMError as error:
         pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def energy_runs(request: pytest.FixtureRequest, latency_recorder: LatencyRecorder) -> Callable[..., None]:
+    """energy_runs(run, rounds=50, idle_seconds=10): the machine idle, then runs, each of which says how many tokens it made.
+
+    Their joules per token go into the record of the test; with `--energy later`, the timetable for a power meter's log.
+    """
+    from edgellm.measure.energy.detect import LATER
+    from edgellm.measure.energy.later import how_to_read
+    from edgellm.measure.energy.recording import record_runs, record_timetable
+
+    if request.config.getoption("--energy") != LATER:
+        return partial(record_runs, latency_recorder, request.getfixturevalue("energy"))
+    run = request.config.stash[RUN]
+    if run.json_path is None:
+        pytest.fail(f"--energy {LATER} keeps its timetable in the results file: name one with --benchmark-json=FILE", pytrace=False)
+    run.timetable_kept = how_to_read(run.json_path)
+    run.energy = {"provider": None, "why_not": run.timetable_kept}
+    return partial(record_timetable, latency_recorder, run.json_path)
 
 
 @pytest.fixture

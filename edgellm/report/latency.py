@@ -33,7 +33,7 @@ def read_benchmarks(document: Any, file: str) -> Source:
     remarks = (
         f"{len(ours)} of {len(benchmarks)} benchmarks are of schema {SCHEMA}" if 0 < len(ours) < len(benchmarks) else "",
         _shares(top.fields("bystanders")),
-        *(_meter(extra.fields("energy")) for _, extra in ours),
+        *(meter(extra.fields("energy")) for _, extra in ours),
     )
     return Source(
         file=file,
@@ -134,7 +134,7 @@ def _provenance(extra: Fields) -> str:
     return extra.fields("energy").text("kind") or extra.text("provenance") or "unknown"
 
 
-def _meter(energy: Fields) -> str:
+def meter(energy: Fields) -> str:
     """Who read the energy, or nothing for a test that did not."""
     source, kind, rate = energy.text("source"), energy.text("kind"), energy.number("sample_rate_hz")
     readings = f", {rate:.3g} readings a second" if rate else ""

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgellm.measure.statistics import F64, Interval, bootstrap_interval, mean_ci95, standard_deviation
 from edgellm.report.fields import Fields, printable
-from edgellm.report.latency import measurement
+from edgellm.report.latency import measurement, meter
 from edgellm.report.numbers import ratio
 from edgellm.report.sources import OURS, Beside, Measurement, Quality, Source, Throughput, origin, subject
 
@@ -31,13 +31,17 @@ def read_records(document: dict[str, Any], file: str) -> Source:
     engines = [each for each in records if kind == "backends" and {"backend", "figures"} <= set(each) and "unavailable" not in each]
     missing = [each for each in records if kind == "backends" and "unavailable" in each]
     gates = [each for each in records if kind == "perf-gate" and "figures" in each]
-    kept = len(throughputs) + len(qualities) + len(engines) + len(missing) + len(gates)
+    energies = [each for each in records if kind == "energy" and {"energy", "figures"} <= set(each)]
+    kept = len(throughputs) + len(qualities) + len(engines) + len(missing) + len(gates) + len(energies)
     return Source(
         file=file,
         kind=kind,
         created=top.text("created"),
         origin=origin(top.fields("fingerprint")),
-        measurements=tuple(_engine(each, provenance, file) for each in engines),
+        measurements=(
+            *(_engine(each, provenance, file) for each in engines),
+            *(_energy(each, provenance, file) for each in energies),
+        ),
         throughputs=tuple(_throughput(each, provenance, file) for each in throughputs),
         qualities=tuple(_quality(each, provenance, file) for each in qualities),
         besides=(
@@ -50,6 +54,7 @@ def read_records(document: dict[str, Any], file: str) -> Source:
         ),
         remarks=(
             *(f"{each.fields('backend').text('name')} was not measured: {each.text('unavailable')}" for each in missing),
+            *filter(None, (meter(each.fields("energy")) for each in energies)),
             *((f"{kept} of {len(records)} records are summarised",) if kept < len(records) else ()),
             *((NO_SCIPY,) if throughputs and not SCIPY else ()),
         ),
@@ -61,6 +66,12 @@ def _engine(record: Fields, provenance: str, file: str) -> Measurement:
     measured = measurement("backends", record, file, provenance)
     peak = record.number("peak_rss_mib")
     return measured if peak is None else replace(measured, figures={**measured.figures, "peak_rss_mib": peak})
+
+
+def _energy(record: Fields, provenance: str, file: str) -> Measurement:
+    """Of "energy": what a power meter's log said of a test, in as many rounds as could be read."""
+    rounds = record.fields("energy").count("rounds_read") or 0
+    return replace(measurement("energy", record, file, provenance), rounds=rounds)
 
 
 def _beside_ours(record: Fields, provenance: str, file: str) -> Beside:

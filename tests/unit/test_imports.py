@@ -24,8 +24,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measure": {"edgellm", "errors", "formats", "model", "ops", "runtime", "text"},
     "evaluate": {"edgellm", "errors", "measure", "runtime", "text"},
     "report": {"errors", "measure"},
-    "cli": {"cli_chat", "edgellm", "errors", "evaluate", "formats", "measure", "quantize", "report", "runtime", "text"},
+    "cli": {"cli_chat", "cli_energy", "edgellm", "errors", "evaluate", "formats", "measure", "quantize", "report", "runtime", "text"},
     "cli_chat": {"errors", "runtime", "text"},
+    "cli_energy": {"errors", "measure"},
 }
 """Room -> the rooms that it may import, besides itself. A room is a folder or a file of the package; `edgellm` is its __init__."""
 

@@ -14,6 +14,8 @@ from edgellm.measure.energy.live_log import LiveLogProvider
 from edgellm.measure.energy.provider import EnergyUnavailableError, Provider
 
 ROOT = Path("/")
+LATER = "later"
+"""Asked for by this name: a power meter's log that comes after the run, for which the run keeps a timetable."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,15 @@ class Detected:
 def choose(asked: str, root: Path = ROOT) -> Provider:
     """The provider that is asked for: a name, or NAME=ARGUMENT ("hwmon=hwmon3", "usb-meter=live.log").
 
-    EnergyUnavailableError: it is not to be had here. InvalidRequestError: there is no such name, or it takes no argument.
+    EnergyUnavailableError: it is not to be had here, or will be read later. InvalidRequestError: there is no such name, or it takes no
+    argument.
     """
+    if asked == LATER:
+        raise EnergyUnavailableError("nobody reads it during the run; the fixture energy_runs keeps a timetable for the meter's log")
     name, equals, argument = asked.partition("=")
     finders = _finders(root)
     if name not in finders:
-        raise InvalidRequestError(f"the energy provider {name!r} is unknown; known: {', '.join(finders)}")
+        raise InvalidRequestError(f"the energy provider {name!r} is unknown; known: {', '.join([*finders, LATER])}")
     if equals and name not in _TAKE_ARGUMENT:
         raise InvalidRequestError(f"{asked}: {name} takes no argument; {' and '.join(_TAKE_ARGUMENT)} do")
     return finders[name](argument)
@@ -85,7 +90,9 @@ def _finders(root: Path) -> dict[str, Callable[[str], Provider]]:
 
 def _live_log(path: str) -> Provider:
     if not path:
-        raise EnergyUnavailableError("no USB power meter was named (usb-meter=LOG, the log that its program is writing)")
+        raise EnergyUnavailableError(
+            f"no USB power meter was named (usb-meter=LOG, the log that its program is writing; {LATER}, for one that comes after the run)"
+        )
     return LiveLogProvider(Path(path))
 
 

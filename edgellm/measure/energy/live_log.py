@@ -28,7 +28,9 @@ class LiveLogProvider:
     def __init__(self, path: Path, now: Clock = time.time) -> None:
         log = read_log(path)
         if not log.absolute:
-            raise EnergyUnavailableError(f"{path}: its times are relative; import it after the run, with an alignment")
+            raise EnergyUnavailableError(
+                f"{path}: its times are relative; import it after the run (--energy later, then edgellm energy --log)"
+            )
         if (age_s := now() - log.samples[-1].at_s) > STALE_S:
             raise EnergyUnavailableError(f"{path}: its last sample is {age_s:.0f} s old; start the meter's program (unbuffered) first")
         self._path, self._now = path, now

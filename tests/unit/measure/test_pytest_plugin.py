@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from edgellm.cli import main
 
 pytest_plugins = "pytester"
 
@@ -44,6 +47,23 @@ import pytest
 @pytest.mark.budget(ttft_p95_ms=1000)
 def test_quick(backend, prompts, latency_recorder):
     {RECORD}
+"""
+
+METER = """
+from edgellm.measure.energy.meter import EnergyMeter
+
+class Counter:
+    name, kind, source, sample_rate_hz = "made-up", "estimated", "a test", None
+    shortest_window_s, longest_window_s = 0.0, 1e9
+    def read(self):
+        return (int(time.perf_counter() * 5e6),)
+    def joules(self, before, after):
+        return (after[0] - before[0]) / 1e6
+
+@pytest.fixture
+def energy():
+    with EnergyMeter(Counter()) as meter:
+        yield meter
 """
 
 
@@ -397,6 +417,60 @@ def test_energy_from_somebody_unknown(suite: pytest.Pytester) -> None:
     done = run(suite, "--energy", "guess")
     done.assert_outcomes(errors=1)
     done.stdout.fnmatch_lines(["*the energy provider 'guess' is unknown; known: hwmon, rapl*"])
+
+
+ENERGY = """
+import time
+
+def test(energy_runs):
+    energy_runs(lambda: time.sleep(0.1) or 8, rounds=20, idle_seconds=0.3)
+"""
+
+
+def test_a_timetable_for_a_log_that_comes_later(suite: pytest.Pytester) -> None:
+    """The log is made up, at 1 kHz: 2 W idle and 7 W while the test ran, by a clock that is 100 s ahead."""
+    suite.makepyfile(ENERGY)
+    done = run(suite, "--energy", "later", "--rounds", "4", "--benchmark-json=latency.json")
+    done.assert_outcomes(passed=1)
+    done.stdout.fnmatch_lines(["energy: the meter's log is still to come: edgellm energy --log METER.csv --of *latency.json"])
+    (benchmark,) = benchmarks(suite)
+    info = benchmark["extra_info"]
+    assert "edgellm energy --log" in info["not_measured"]["joules_per_token"]
+    assert not set(info["figures"]) & {"joules_per_token", "idle_watts"}
+    timetable = info["timetable"]
+    runs, begin_s = [stretch for stretch, _ in timetable["runs"]], timetable["idle_before"]["start_s"] - 1
+    assert len(runs) == 4
+    times = [begin_s + index / 1000 for index in range(int((timetable["idle_after"]["end_s"] - begin_s + 1) * 1000))]
+    watts = [7 if any(each["start_s"] <= at < each["end_s"] for each in runs) else 2 for at in times]
+    lines = [f"{at + 100:.3f} 5.0 {power / 5}" for at, power in zip(times, watts, strict=True)]
+    (suite.path / "meter.csv").write_text("timestamp voltage_V current_A\n" + "\n".join(lines) + "\n")
+    arguments = ["energy", "--log", str(suite.path / "meter.csv"), "--of", str(suite.path / "latency.json"), "--json"]
+    record = json.loads(CliRunner().invoke(main, arguments).stdout)
+    assert record["alignment"]["offset_s"] == pytest.approx(100, abs=0.005)
+    seconds = runs[-1]["end_s"] - runs[0]["start_s"]
+    assert record["figures"]["joules_per_token"] == pytest.approx(7 * seconds / 4 / 8, rel=0.1)
+    assert (record["energy"]["rounds_read"], record["energy"]["problems"]) == (4, {})
+
+
+def test_a_timetable_needs_a_file(suite: pytest.Pytester) -> None:
+    suite.makepyfile(f"{ENERGY}\ndef test_meter(energy):\n    pass")
+    done = run(suite, "-rs", "--energy", "later")
+    done.assert_outcomes(errors=1, skipped=1)
+    done.stdout.fnmatch_lines(["*--energy later keeps its timetable in the results file: name one with --benchmark-json=FILE"])
+    done.stdout.fnmatch_lines(["*energy: nobody reads it during the run; the fixture energy_runs keeps a timetable*"])
+
+
+def test_energy_read_while_it_runs(suite: pytest.Pytester) -> None:
+    """The meter is one that the suite makes up."""
+    suite.makeconftest(f"{CONFTEST}{METER}")
+    suite.makepyfile(ENERGY)
+    run(suite, "--rounds", "3", "--benchmark-json=latency.json").assert_outcomes(passed=1)
+    (benchmark,) = benchmarks(suite)
+    info = benchmark["extra_info"]
+    assert info["energy"]["rounds_read"] == 3
+    assert info["figures"]["active_watts"] == pytest.approx(5, rel=0.02)
+    assert info["figures"]["joules_per_token"] >= 5 * 0.1 / 8
+    assert "timetable" not in info
 
 
 def test_it_costs_a_suite_that_measures_nothing_no_import(suite: pytest.Pytester) -> None:
