@@ -9,6 +9,8 @@
 A broken budget fails the test. A test whose budget names what can't be measured is skipped with the reason, never passed. Limits of a file
 (`--budgets`, or the nearest budgets.toml above the test) replace those of the test; see `edgellm.measure.budgets`.
 
+A suite whose own conftest.py has an option of one of these names is run without the plugin: `-p no:edgellm`.
+
 Nothing of the package is imported before it is needed: this module is loaded wherever EdgeLLM is installed and pytest runs.
 """
 
@@ -215,10 +217,11 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
     """Around pytest-benchmark's: its file gets lists of numbers in a row; if it can't be written, the rounds are in the journal."""
     run = session.config.stash[RUN]
-    written = False
+    written, earlier = False, _written_ns(run.json_path)
     try:
         result = yield
-        written = bool(run.recorders) and _put_numbers_in_a_row(run.json_path)
+        if run.recorders and _written_ns(run.json_path) != earlier:
+            written = _put_numbers_in_a_row(run.json_path)
     except OSError as error:
         kept = f"; the rounds are in {run.journal.path}" if run.journal and run.journal.lines else ""
         raise pytest.UsageError(f"cannot write {run.json_path}: {error.strerror}{kept}") from error
@@ -408,6 +411,11 @@ def _check_writable(path: Path | None) -> None:
             path.unlink()
     except OSError as error:
         raise pytest.UsageError(f"--benchmark-json {path} can't be written: {error.strerror}") from error
+
+
+def _written_ns(path: Path | None) -> int | None:
+    """When the file was written; None where there is none."""
+    return path.stat().st_mtime_ns if path and path.is_file() else None
 
 
 def _put_numbers_in_a_row(path: Path | None) -> bool:

@@ -309,6 +309,15 @@ def test_somebody_elses_benchmarks_are_left_as_they_are(suite: pytest.Pytester) 
     assert text.startswith('{\n    "')
 
 
+def test_results_of_an_earlier_run_stay_as_they_are(suite: pytest.Pytester) -> None:
+    """Where this one measured nothing, they are not to look new."""
+    earlier = '{"benchmarks": []}'
+    (suite.path / "latency.json").write_text(earlier)
+    suite.makepyfile("def test(latency_recorder):\n    pass")
+    run(suite, "--benchmark-json=latency.json", "-W", "ignore")
+    assert (suite.path / "latency.json").read_text() == earlier
+
+
 def test_results_that_could_not_be_written_are_not_measured(suite: pytest.Pytester) -> None:
     (suite.path / "folder").write_text("a file")
     suite.makepyfile(TEST)
