@@ -169,7 +169,8 @@ def perf(session: nox.Session) -> None:
     try:
         session.run(*PERF.pytest, "--capture=fd", "--benchmark-quiet", f"--benchmark-json={latency}", *session.posargs)
         rounds = 10 if "--quick" in session.posargs else 100
-        session.run(EDGELLM, *f"bench --model {MODEL} -p 128 -n 64 -t {THREADS} -r {rounds} --json {bench}".split())
+        if not any(argument.startswith(("--backend", "--model")) for argument in session.posargs):
+            session.run(EDGELLM, *f"bench --model {MODEL} -p 128 -n 64 -t {THREADS} -r {rounds} --json {bench}".split())
     finally:  # also where a budget was broken, or the run was stopped
         written = [name for name in (latency, bench) if (ROOT / name).exists() and (ROOT / name).stat().st_mtime >= start]
         if written:  # not what an earlier run left

@@ -2,7 +2,8 @@
 
 Of every quantity (`ttft`, `itl`, `e2e`, or what a test times itself): NAME_p50_ms, _p95_ms, _p99_ms, _mean_ms, _std_ms, _mad_ms, _max_ms,
 _p99_over_p50, _max_over_p50. Rounds do not depend on each other, so their percentiles get order-statistic intervals; the latencies of one
-round's tokens do, so theirs are bootstrapped by round. Of rounds besides:
+round's tokens do, so theirs are bootstrapped by round. (Rounds of a machine that drifts do depend on each other: `spin_drift` says whether
+it did, and the intervals are then too narrow.) Of rounds besides:
 
     run_jitter_std_ms    standard deviation of the end-to-end time over rounds: how much one answer differs from the next
     tokens_per_second    decoded tokens (all but the first) over the time that they took, mean over rounds

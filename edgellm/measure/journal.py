@@ -20,7 +20,10 @@ VERSION = 1
 
 
 class Journal:
-    """Appends to the file, which it begins anew with the first line. A full disk ends the journal and nothing else: `broken` says why."""
+    """Appends to the file, which it begins anew with the first line; one that a killed run left gets the ending .before.jsonl.
+
+    A full disk ends the journal and nothing else: `broken` says why.
+    """
 
     def __init__(self, path: Path, fingerprint: dict[str, Any]) -> None:
         self.path = path
@@ -50,6 +53,8 @@ class Journal:
     def _write(self, record: dict[str, Any]) -> None:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_file():  # of a run that was killed
+                self.path.replace(self.path.with_suffix(".before.jsonl"))
             self._file = self.path.open("w", encoding="utf-8")
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._line({"schema": SCHEMA, "version": VERSION, "created": now, "fingerprint": self._fingerprint})

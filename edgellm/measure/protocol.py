@@ -7,6 +7,7 @@ seed, so two runs of one model see the same texts.
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from bisect import bisect_left
@@ -37,6 +38,8 @@ ROUNDS: Mapping[str, int] = {"throughput": 100, "latency": 100, "jitter": 100, "
 
 WARMUP_ROUNDS = 5
 """Rounds that come before, and are discarded: page tables, caches and clock frequencies settle in them."""
+
+SETTLING_TOKENS = 2
 
 NEW_TOKENS = 32
 """Tokens that a round asks for."""
@@ -88,6 +91,17 @@ class Round:
 def make_prompts(count_tokens: Callable[[str], int | None]) -> dict[str, Prompt]:
     """The prompts by their names, cut for whoever counts tokens like that (`Backend.count_tokens`)."""
     return {name: _cut(name, tokens, count_tokens) for name, tokens in LENGTHS.items()}
+
+
+def settle(backend: Backend, prompt: Prompt, round_number: int) -> None:
+    """Before a round, untimed: what the harness left behind is collected, and the backend is warmed by a few words of another text.
+
+    What came between the rounds (probes, other engines) went over the caches, and an engine in use is warm. Collecting comes first, because
+    it walks through the caches too; the words begin no prompt, which a server might keep.
+    """
+    gc.collect()
+    for _ in backend.generate(" ".join(prompt.text(round_number + 1).split()[1:7]), SETTLING_TOKENS):
+        pass
 
 
 def run_round(backend: Backend, text: str, max_tokens: int, clock: Callable[[], int] = time.perf_counter_ns) -> Round:

@@ -43,7 +43,6 @@ DEFAULT_MODEL = "smollm2-135m"
 CONTEXT = 1024
 """Tokens that a backend is loaded for: the longest prompt and its answer."""
 
-TOOK_S = "edgellm/took_s"
 ENERGY = (
     "who measures energy (default: the first that `edgellm energy` finds); later: keep a timetable for a power meter's log, which "
     "`edgellm energy --log` reads afterwards"
@@ -133,8 +132,14 @@ class Run:
 
         capture = self.config.pluginmanager.getplugin("capturemanager")
         cache: pytest.Cache | None = getattr(self.config, "cache", None)  # not with -p no:cacheprovider
-        took_s: Mapping[str, float] = cache.get(TOOK_S, {}) if cache is not None else {}
+        took_s: Mapping[str, float] = cache.get(self.took_s_key, {}) if cache is not None else {}
         return Progress(took_s, capture.global_and_fixture_disabled if capture else nullcontext)
+
+    @property
+    def took_s_key(self) -> str:
+        """Where pytest's cache holds what tests took in a run like this one."""
+        rounds = self.config.getoption("--rounds") or ("quick" if self.config.getoption("--quick") else "all")
+        return f"edgellm/took_s/{self.config.getoption('--backend').partition('=')[0]}-{rounds}"
 
     @property
     def json_path(self) -> Path | None:
@@ -229,14 +234,14 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
         if run.journal:
             run.journal.close(remove=written)
         if run.recorders and hasattr(session.config, "cache"):
-            session.config.cache.set(TOOK_S, run.progress.took_s)
+            session.config.cache.set(run.took_s_key, run.progress.took_s)
     return result
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What was measured, the verdicts, and who else used the processors."""
     run = config.stash[RUN]
-    measured = [recorder for recorder in run.recorders if recorder.judged]
+    measured = [recorder for recorder in run.recorders if recorder.judged or recorder.figures.values]  # also what was interrupted
     if measured:
         from edgellm.measure.summary import lines
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +18,12 @@ from edgellm.measure.figures import Figures, figures_of_rounds, figures_of_sampl
 from edgellm.measure.journal import Journal
 from edgellm.measure.noise import NoiseProbe
 from edgellm.measure.progress import Progress
-from edgellm.measure.protocol import NEW_TOKENS, ROUNDS, WARMUP_ROUNDS, Prompt, Round, run_round
+from edgellm.measure.protocol import NEW_TOKENS, ROUNDS, WARMUP_ROUNDS, Prompt, Round, run_round, settle
 from edgellm.measure.telemetry import Telemetry
 
 SCHEMA = "edgellm-latency"
 VERSION = 2
 QUICK_ROUNDS = 10
-SETTLING_TOKENS = 2
-"""Of a few words of another text, before every round: the probes between rounds read over the caches, and an engine in use is warm."""
 
 Result = TypeVar("Result")
 
@@ -106,10 +103,7 @@ class LatencyRecorder:
         info["noise_before"] = probe.sample()
 
         def before() -> None:
-            gc.collect()  # what the harness left behind; before the backend is warmed, because it walks through the caches
-            other = " ".join(prompt.text(taken.number + 1).split()[1:7])  # no beginning of a prompt, which a server might keep
-            for _ in backend.generate(other, SETTLING_TOKENS):
-                pass
+            settle(backend, prompt, taken.number)
             telemetry.begin()
 
         def after() -> None:

@@ -13,8 +13,7 @@ HEADS = ("p50", "p95", "p99", "max", "std", "MAD", "p99/p50")
 
 
 def lines(recorder: LatencyRecorder) -> Iterator[str]:
-    """A few lines of text about a test that was judged."""
-    assert recorder.judged is not None
+    """A few lines of text about a test that measured something."""
     values = recorder.figures.values
     yield f"\n{recorder.test}" + (f" ({recorder.what})" if recorder.what else "")
     if quantities := [name.removesuffix("_p50_ms") for name in values if name.endswith("_p50_ms")]:
@@ -25,7 +24,10 @@ def lines(recorder: LatencyRecorder) -> Iterator[str]:
     if "tokens_per_second" in values:
         yield f"  {_with_interval('tokens_per_second', recorder.figures)} tokens/s"
     if recorder.noise:
-        yield f"  the machine by itself meanwhile: {_noise(recorder.noise)}"
+        yield f"  this machine by itself meanwhile: {_noise(recorder.noise)}"
+    if recorder.judged is None:
+        yield f"    not judged: it ended early ({recorder.benchmark.extra_info.get('interrupted', 'the test failed')})"
+        return
     for verdict in recorder.judged.budgets:
         yield f"    {verdict}{_reach(verdict, recorder.figures)}"
     for verdict in recorder.judged.claims:

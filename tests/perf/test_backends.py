@@ -24,7 +24,7 @@ from edgellm.measure.compare import Ratio, ratios
 from edgellm.measure.figures import figures_of_rounds
 from edgellm.measure.fresh_process import run_in_fresh_process
 from edgellm.measure.noise import NoiseProbe, describe
-from edgellm.measure.protocol import NEW_TOKENS, ROUNDS, WARMUP_ROUNDS, Prompt, Round, make_prompts, run_round
+from edgellm.measure.protocol import NEW_TOKENS, ROUNDS, WARMUP_ROUNDS, Prompt, Round, make_prompts, run_round, settle
 from edgellm.measure.pytest_plugin import CONTEXT
 from edgellm.measure.results import ResultsFile
 from edgellm.measure.statistics import percentile
@@ -63,6 +63,8 @@ class Contestant:
 
     def take_turn(self, number: int, length: str) -> None:
         """One round."""
+        time.sleep(SETTLE_S)
+        settle(self.backend, self.prompts[length], number)
         said: list[str] = []
         telemetry = Telemetry(self.backend.process_id)
         telemetry.begin()
@@ -119,7 +121,6 @@ def test_backends(
                     contestant.forget()
             samples.append(probe.sample())
             for contestant in contestants if number % 2 else reversed(contestants):
-                time.sleep(SETTLE_S)
                 contestant.take_turn(number, length)
         ours, again = contestants[:2]
         resolution = ratios(ours.e2e_ns, again.e2e_ns)["p50"].resolution

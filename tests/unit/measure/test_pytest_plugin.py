@@ -265,6 +265,14 @@ def test_a_killed_run_leaves_its_rounds(suite: pytest.Pytester) -> None:
     assert [set(each) for each in rounds] == [{"test", "backend", "prompt", "round"}] * 2
 
 
+def test_the_next_run_keeps_what_a_killed_one_left(suite: pytest.Pytester) -> None:
+    (suite.path / "latency.rounds.jsonl").write_text("earlier")
+    suite.makepyfile(TEST)
+    run(suite, "--benchmark-json=latency.json").assert_outcomes(passed=1)
+    assert (suite.path / "latency.rounds.before.jsonl").read_text() == "earlier"
+    assert not (suite.path / "latency.rounds.jsonl").exists()
+
+
 def test_a_full_disk_at_the_end_leaves_the_journal(suite: pytest.Pytester) -> None:
     """The file is one that is always full; the journal lies beside it."""
     suite.makepyfile(TEST)
