@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgellm.measure.fingerprint import fingerprint
-from edgellm.measure.pytest_plugin import CLAIMS
+from edgellm.measure.pytest_run import CLAIMS
 from edgellm.measure.results import ResultsFile
 from edgellm.measure.telemetry import Bystanders
 from tests.conftest import MODEL

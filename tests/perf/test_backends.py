@@ -25,7 +25,7 @@ from edgellm.measure.figures import figures_of_rounds
 from edgellm.measure.fresh_process import run_in_fresh_process
 from edgellm.measure.noise import NoiseProbe, describe
 from edgellm.measure.protocol import NEW_TOKENS, ROUNDS, WARMUP_ROUNDS, Prompt, Round, make_prompts, run_round, settle
-from edgellm.measure.pytest_plugin import CONTEXT
+from edgellm.measure.pytest_fixtures import CONTEXT
 from edgellm.measure.results import ResultsFile
 from edgellm.measure.statistics import percentile
 from edgellm.measure.telemetry import Telemetry

@@ -17,7 +17,7 @@ from edgellm.measure.backends.protocol import Backend
 from edgellm.measure.cold import drop_file_cache
 from edgellm.measure.fresh_process import FreshProcess, run_in_fresh_process
 from edgellm.measure.protocol import NEW_TOKENS, ROUNDS, Prompt
-from edgellm.measure.pytest_plugin import CONTEXT
+from edgellm.measure.pytest_fixtures import CONTEXT
 from edgellm.measure.recorder import LatencyRecorder
 from edgellm.measure.statistics import percentile
 
