@@ -118,6 +118,7 @@ def latency_recorder(request: pytest.FixtureRequest) -> LatencyRecorder:
     benchmark = request.getfixturevalue("benchmark")
     if benchmark.disabled:
         pytest.skip("benchmarks are disabled (--benchmark-disable), so nothing is measured")
+    benchmark.skipped = True  # until the test itself begins: another fixture may skip it, which is no benchmark that went unused
     run = request.config.stash[RUN]
     limits, claims = run.limits(request.node.path)
     _ = run.bystanders  # counted from the first test that measures

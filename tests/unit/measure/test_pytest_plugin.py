@@ -429,6 +429,11 @@ def test_energy_that_nobody_measures_is_skipped_with_the_reasons(suite: pytest.P
     assert (energy["provider"], "no USB power meter" in energy["why_not"]) == (None, True)
 
 
+def test_a_fixture_that_skips_leaves_no_warning(suite: pytest.Pytester) -> None:
+    suite.makepyfile("def test(energy_runs):\n    assert energy_runs")
+    run(suite, "-W", "error", "--energy", "usb-meter").assert_outcomes(skipped=1)
+
+
 def test_energy_from_somebody_unknown(suite: pytest.Pytester) -> None:
     suite.makepyfile("def test(energy):\n    pass")
     done = run(suite, "--energy", "guess")
