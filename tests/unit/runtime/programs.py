@@ -32,6 +32,7 @@ PROMPT = [i * 7 % 271 for i in range(500)]
 
 def interrupt(model: Path) -> None:
     """Ctrl-C among prefills: KeyboardInterrupt once the step that runs is over, and the engine goes on where it was."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who was started in the background ignores Ctrl-C, and hands that down
     engine = edgellm.load(model, threads=2, isa="scalar", prefill_chunk=16)
     expected = engine.prefill(PROMPT).copy()
     pressed_at: list[float] = []
