@@ -80,8 +80,8 @@ def take_turns(fresh: Backend, aged: Backend, prompt: Prompt) -> Comparison:
 
 
 def add_growth(latency_recorder: LatencyRecorder, records: Records) -> None:
-    """Resident memory over the last tenth of the rounds less that over the first; what this test keeps of the rounds, some hundred kilobytes,
-    is in it. Rounds of which the system told nothing (a gap in telemetry) are left out.
+    """Resident memory over the last tenth of the rounds less that over the first; what this test keeps of the rounds is in it, some hundred
+    kilobytes. Rounds of which the system told nothing (a gap in telemetry) are left out.
     """
     resident = [record["telemetry"]["rss_bytes"] for record in records if record["telemetry"]["rss_bytes"] is not None]
     if len(resident) < len(records) // 2:
