@@ -6,40 +6,42 @@ The same code runs recorded (each op joins a plan), eagerly, or in NumPy: `ops` 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellm.model.config import LlamaConfig
-from edgellm.ops.interface import Activation, CacheLayer, Ops, PackedMatrix, Partials, Step
+from edgellm.ops.interface import Activation, CacheLayer, MatrixOps, Partials, Step
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+Matrix = TypeVar("Matrix")  # whatever the ops take: packed, or dense
 
 
 @dataclass(frozen=True)
-class LayerWeights:
+class LayerWeights(Generic[Matrix]):
     """One decoder layer; norms float32 [D]."""
 
     input_layernorm: F32
-    q_proj: PackedMatrix  # [H E, D]
-    k_proj: PackedMatrix  # [G E, D]
-    v_proj: PackedMatrix  # [G E, D]
-    o_proj: PackedMatrix  # [D, H E]
+    q_proj: Matrix  # [H E, D]
+    k_proj: Matrix  # [G E, D]
+    v_proj: Matrix  # [G E, D]
+    o_proj: Matrix  # [D, H E]
     post_attention_layernorm: F32
-    gate_proj: PackedMatrix  # [F, D]
-    up_proj: PackedMatrix  # [F, D]
-    down_proj: PackedMatrix  # [D, F]
+    gate_proj: Matrix  # [F, D]
+    up_proj: Matrix  # [F, D]
+    down_proj: Matrix  # [D, F]
 
 
 @dataclass(frozen=True)
-class DecoderWeights:
+class DecoderWeights(Generic[Matrix]):
     """The whole model; with tied embeddings lm_head is embed_tokens."""
 
-    embed_tokens: PackedMatrix  # [V, D]
-    layers: tuple[LayerWeights, ...]
+    embed_tokens: Matrix  # [V, D]
+    layers: tuple[LayerWeights[Matrix], ...]
     norm: F32  # [D]
-    lm_head: PackedMatrix  # [V, D]
+    lm_head: Matrix  # [V, D]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class DecoderState:
     cache: tuple[CacheLayer, ...]
 
 
-def activation_readers(w: DecoderWeights) -> dict[str, list[PackedMatrix]]:
+def activation_readers(w: DecoderWeights[Matrix]) -> dict[str, list[Matrix]]:
     """The matrices that each activation of `DecoderState` is multiplied with."""
     return {
         "normed_LD": [m for layer in w.layers for m in (layer.q_proj, layer.k_proj, layer.v_proj, layer.gate_proj, layer.up_proj)],
@@ -80,7 +82,9 @@ def _flat(x_LHE: F32) -> F32:
     return x_LHE.reshape(x_LHE.shape[0], -1)
 
 
-def decoder_layer(ops: Ops, config: LlamaConfig, w: LayerWeights, s: DecoderState, cache: CacheLayer, step: Step) -> None:
+def decoder_layer(
+    ops: MatrixOps[Matrix], config: LlamaConfig, w: LayerWeights[Matrix], s: DecoderState, cache: CacheLayer, step: Step
+) -> None:
     """Attention and feed-forward, each added to the residual stream."""
     ops.rmsnorm_quantize(s.normed_LD, s.hidden_LD, w.input_layernorm, config.rms_norm_eps, step)
     ops.matmul(_flat(s.q_LHE), s.normed_LD, w.q_proj, step)
@@ -113,7 +117,7 @@ def op_names(layers: int) -> list[str]:
     return ["model.embed_tokens", *of_layers, "model.norm", "lm_head"]
 
 
-def forward(ops: Ops, config: LlamaConfig, weights: DecoderWeights, s: DecoderState, step: Step) -> None:
+def forward(ops: MatrixOps[Matrix], config: LlamaConfig, weights: DecoderWeights[Matrix], s: DecoderState, step: Step) -> None:
     """Tokens to the logits of the step's last n_outputs tokens, in logits_LV's first rows."""
     ops.embed(s.hidden_LD, s.tokens_L, weights.embed_tokens, step)
     for layer, cache in zip(weights.layers, s.cache, strict=True):

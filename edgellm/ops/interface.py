@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -184,10 +184,14 @@ class Partials:
         return (units, -(-context // ATTENTION_KEYS), ATTENTION_ROWS * (head_dim + 2)), (units,)
 
 
-class Ops(Protocol):
+Matrix_contra = TypeVar("Matrix_contra", contravariant=True)
+"""What weight matrices are: `PackedMatrix` for the kernels, `dense.DenseMatrix` for calibration."""
+
+
+class MatrixOps(Protocol[Matrix_contra]):
     """The operations of the forward pass. Results go to the first argument; `step` says how many tokens there are."""
 
-    def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
+    def embed(self, out: F32, tokens: I32, table: Matrix_contra, step: Step) -> None:
         """out[l, :] = table[tokens[l], :]; out float32 [L, D], tokens int32 [L]."""
 
     def rmsnorm_quantize(self, out: Activation, x: F32, weight: F32, eps: float, step: Step, outputs_only: bool = False) -> None:
@@ -196,7 +200,7 @@ class Ops(Protocol):
     def quantize(self, out: Activation, x: F32, step: Step) -> None:
         """out = x in int8, per group of 32: scale = max|x| / 127, codes rounded half to even."""
 
-    def matmul(self, out: F32, x: Activation, w: PackedMatrix, step: Step, accumulate: bool = False, outputs_only: bool = False) -> None:
+    def matmul(self, out: F32, x: Activation, w: Matrix_contra, step: Step, accumulate: bool = False, outputs_only: bool = False) -> None:
         """out[l, n] (+)= sum_k w[n, k] x[l, k]; out float32 [L, N]."""
 
     def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:
@@ -210,6 +214,10 @@ class Ops(Protocol):
 
     def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
         """out = quantize(gate / (1 + exp(-gate)) * up); gate and up float32 [L, F]."""
+
+
+Ops = MatrixOps[PackedMatrix]
+"""The operations that the engine runs."""
 
 
 class CheckingOps(Ops, Protocol):

@@ -28,7 +28,7 @@ from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import DecoderWeights, forward, op_names
 from edgellm.ops import native
 from edgellm.ops.checked import Checked, Finding, finding, forget
-from edgellm.ops.interface import I64, KEY_TILE, CheckingOps, Layout, Ops, Step
+from edgellm.ops.interface import I64, KEY_TILE, CheckingOps, Layout, Ops, PackedMatrix, Step
 from edgellm.runtime.cores import default_threads, everywhere, warn_of_too_many
 from edgellm.runtime.generate import Generation, generate
 from edgellm.runtime.kernels import choose_layouts
@@ -105,7 +105,7 @@ class Engine:
         weakref.finalize(self, self._closing.close)  # for engines that nobody closes
         self.closed = False
 
-    def _read(self, context: int | None, layout: Layout | None) -> tuple[DecoderWeights, Arena, bool]:
+    def _read(self, context: int | None, layout: Layout | None) -> tuple[DecoderWeights[PackedMatrix], Arena, bool]:
         """The packed weights, the arena that they lie in, and whether activations have one scale a token. On return the file is no longer
         mapped, so that none of it is locked in memory.
         """
@@ -124,7 +124,7 @@ class Engine:
         weights, arena = load_weights(checkpoint, self.config, chosen.layouts.__getitem__)
         return weights, arena, checkpoint.activations == "int8-token"
 
-    def _allocate(self, weights: DecoderWeights, all_taken: bool, per_token: bool, exact: bool) -> dict[str, Arena]:
+    def _allocate(self, weights: DecoderWeights[PackedMatrix], all_taken: bool, per_token: bool, exact: bool) -> dict[str, Arena]:
         """The buffers of a step, by what `memory` calls them. all_taken: all of the cache will be touched, so huge pages cost nothing."""
         room = -(-self.context // KEY_TILE) * KEY_TILE
         cache, cache_arena = new_cache(self.config, room, np.float16 if self.kv_dtype == "f16" else np.float32, all_taken)
@@ -155,13 +155,13 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _record(self, recorder: native.Recorder, weights: DecoderWeights, first: I64 | None) -> Callable[[], None]:
+    def _record(self, recorder: native.Recorder, weights: DecoderWeights[PackedMatrix], first: I64 | None) -> Callable[[], None]:
         self._forward(recorder, weights, first)()
         self.plan = recorder.plan
         bound = recorder.plan.bind(self._pool, self._step)
         return lambda: native.replay(bound)
 
-    def _forward(self, ops: CheckingOps, weights: DecoderWeights, first: I64 | None) -> Callable[[], None]:
+    def _forward(self, ops: CheckingOps, weights: DecoderWeights[PackedMatrix], first: I64 | None) -> Callable[[], None]:
         def run() -> None:
             called: Ops = ops if first is None else Checked(ops, first)
             forward(called, self.config, weights, self._state, self._step)

@@ -15,7 +15,7 @@ from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.formats.tensors import LazyTensors
 from edgellm.model.config import LlamaConfig
-from edgellm.model.decoder import F32, DecoderWeights, LayerWeights
+from edgellm.model.decoder import F32, DecoderWeights, LayerWeights, Matrix
 from edgellm.ops.interface import Layout, PackedMatrix, packed_bytes
 from edgellm.ops.native import pack
 from edgellm.runtime.tuning import MatrixKind, kind_of
@@ -56,29 +56,30 @@ class _Packer:
 
 def load_weights(
     checkpoint: Checkpoint, config: LlamaConfig, layout_of: Callable[[MatrixKind], Layout] = lambda _: "multiply-add"
-) -> tuple[DecoderWeights, Arena]:
+) -> tuple[DecoderWeights[PackedMatrix], Arena]:
     """The packed weights, each matrix in the layout that its kind is to have, and the arena that they lie in."""
     packer = _Packer(LazyTensors.over(checkpoint.tensors), layout_of)
     embedding = packer.matrix("model.embed_tokens.weight")
-    layers = []
-    for i in range(config.num_hidden_layers):
-        layer = f"model.layers.{i}"
-        layers.append(
-            LayerWeights(
-                input_layernorm=packer.vector(f"{layer}.input_layernorm.weight"),
-                q_proj=packer.matrix(f"{layer}.self_attn.q_proj.weight"),
-                k_proj=packer.matrix(f"{layer}.self_attn.k_proj.weight"),
-                v_proj=packer.matrix(f"{layer}.self_attn.v_proj.weight"),
-                o_proj=packer.matrix(f"{layer}.self_attn.o_proj.weight"),
-                post_attention_layernorm=packer.vector(f"{layer}.post_attention_layernorm.weight"),
-                gate_proj=packer.matrix(f"{layer}.mlp.gate_proj.weight"),
-                up_proj=packer.matrix(f"{layer}.mlp.up_proj.weight"),
-                down_proj=packer.matrix(f"{layer}.mlp.down_proj.weight"),
-            )
-        )
+    layers = tuple(layer_weights(i, packer.matrix, packer.vector) for i in range(config.num_hidden_layers))
     norm = packer.vector("model.norm.weight")
     head = embedding if config.tie_word_embeddings else packer.matrix("lm_head.weight")
-    return DecoderWeights(embedding, tuple(layers), norm, head), packer.arena
+    return DecoderWeights(embedding, layers, norm, head), packer.arena
+
+
+def layer_weights(index: int, matrix: Callable[[str], Matrix], vector: Callable[[str], F32]) -> LayerWeights[Matrix]:
+    """A decoder layer's weights, of whatever type: `matrix` and `vector` give a tensor by its name."""
+    layer = f"model.layers.{index}"
+    return LayerWeights(
+        input_layernorm=vector(f"{layer}.input_layernorm.weight"),
+        q_proj=matrix(f"{layer}.self_attn.q_proj.weight"),
+        k_proj=matrix(f"{layer}.self_attn.k_proj.weight"),
+        v_proj=matrix(f"{layer}.self_attn.v_proj.weight"),
+        o_proj=matrix(f"{layer}.self_attn.o_proj.weight"),
+        post_attention_layernorm=vector(f"{layer}.post_attention_layernorm.weight"),
+        gate_proj=matrix(f"{layer}.mlp.gate_proj.weight"),
+        up_proj=matrix(f"{layer}.mlp.up_proj.weight"),
+        down_proj=matrix(f"{layer}.mlp.down_proj.weight"),
+    )
 
 
 def _require_finite(name: str, *arrays: np.ndarray[Any, Any]) -> None:

@@ -152,7 +152,7 @@ def new_first() -> npt.NDArray[np.int64]:
     return Arena(_ALIGNMENT).empty((1,), np.int64)
 
 
-def with_lookup_room(state: DecoderState, weights: DecoderWeights, threads: int) -> tuple[DecoderState, Arena]:
+def with_lookup_room(state: DecoderState, weights: DecoderWeights[PackedMatrix], threads: int) -> tuple[DecoderState, Arena]:
     """The state with what table lookup needs beside activations that matrices in the lookup layout read, and the arena that it lies in."""
     readers = activation_readers(weights)
     arena = Arena(sum(lookup_room_bytes(getattr(state, name).cols, matrices, threads) for name, matrices in readers.items()))

@@ -13,7 +13,7 @@ from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.model.config import LlamaConfig
 from edgellm.model.decoder import DecoderState, DecoderWeights, forward
 from edgellm.ops import native
-from edgellm.ops.interface import KEY_TILE, Step
+from edgellm.ops.interface import KEY_TILE, PackedMatrix, Step
 from edgellm.ops.reference import Reference
 from edgellm.runtime.weights import load_weights
 from edgellm.runtime.workspace import new_cache, new_state
@@ -65,7 +65,7 @@ def llama(given: Checkpoint, tokens: list[int]) -> F64:
     return np.asarray(norm(x, "model.norm") @ head.T)
 
 
-def prepared(given: Checkpoint, length: int = 8) -> tuple[LlamaConfig, DecoderWeights, DecoderState, Step]:
+def prepared(given: Checkpoint, length: int = 8) -> tuple[LlamaConfig, DecoderWeights[PackedMatrix], DecoderState, Step]:
     config = LlamaConfig.from_hf(given.config)
     cache, _ = new_cache(config, KEY_TILE, np.float32)
     state, _ = new_state(config, cache, length, KEY_TILE, exact=True)
