@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from edgellm.errors import EdgeLLMError, ModelFileError
+from edgellm.formats.architecture import in_model_order
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.gguf_header import TensorInfo, parse_header
 from edgellm.formats.gguf_llama import hf_config, hf_name, hf_row_order
 from edgellm.formats.gguf_tokenizer import tokenizer_json_from_gguf
-from edgellm.formats.llama import in_model_order
 from edgellm.formats.matrix import INT4, INT4_MIN, INT8, U8, QuantizedMatrix, Scheme
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 

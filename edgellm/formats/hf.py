@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from edgellm.errors import EdgeLLMError, ModelFileError, UnsupportedModelError
+from edgellm.formats.architecture import in_model_order
 from edgellm.formats.checkpoint import Checkpoint, Tensor
-from edgellm.formats.llama import in_model_order
 from edgellm.formats.paths import exists
 from edgellm.formats.safetensors_file import SafetensorsFile, open_safetensors
 from edgellm.formats.tensors import LazyTensors, TensorSpec

@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.errors import EdgeLLMError, ModelFileError, UnsupportedModelError
+from edgellm.formats.architecture import in_model_order
 from edgellm.formats.atomic import replacing
 from edgellm.formats.checkpoint import ACTIVATIONS, Checkpoint, Tensor
-from edgellm.formats.llama import in_model_order
 from edgellm.formats.matrix import BLOCK, QuantizedMatrix, Scheme
 from edgellm.formats.safetensors_file import DTYPES, SafetensorsFile, open_safetensors
 from edgellm.formats.tensors import FLOAT_BYTES, LazyTensors, TensorSpec

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgellm.formats.architecture import tensor_shapes
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.gguf_tokenizer import CONTROL, NORMAL, PREFIX, tokenizer_json_from_gguf
-from edgellm.formats.llama import tensor_shapes
 from edgellm.formats.matrix import INTEGER_BITS, QuantizedMatrix, Scheme
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 from edgellm.text.tokenizer import BYTE_OF

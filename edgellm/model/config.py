@@ -1,14 +1,15 @@
-"""The Llama architecture's configuration, in Hugging Face's names. A key that changes the computation and is not
-implemented is refused, never ignored."""
+"""What a model computes, as features: read from `config.json`'s keys, in Hugging Face's names. A key that changes the computation and is
+not implemented is refused, never ignored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import sqrt
+from typing import Any, Literal
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
-from edgellm.model.rope import MAX_POSITIONS
+from edgellm.model.rope import MAX_POSITIONS, Rope
 from edgellm.ops.interface import MAX_HEAD_DIM
 
 # Keys that say nothing about what a forward pass at inference computes.
@@ -34,10 +35,26 @@ _INTEGERS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_atten
 _LARGEST = 1 << 24  # of any integer key: no real model comes near, and products of two stay exact
 
 
-@dataclass(frozen=True)
-class LlamaConfig:
+AttentionKind = Literal["full_attention", "sliding_attention"]
+HiddenAct = Literal["silu", "gelu_pytorch_tanh", "relu2"]
+_EVERYWHERE: tuple[AttentionKind] = ("full_attention",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
     """Dimensions D = hidden_size, F = intermediate_size, H = num_attention_heads, G = num_key_value_heads, E = head_dim,
-    V = vocab_size."""
+    V = vocab_size; the rest is what sets families apart, so that the forward pass asks for features and never for a family's name.
+
+    layer_types:     of each layer, whether it attends to all positions or to the last `sliding_window`
+    rope:            of layers with full attention, and of the others too where `local_rope` is None
+    hidden_act:      what the gate goes through before it is multiplied with up
+    attention_scale: what scores are multiplied with
+    embedding_scale: what embeddings are multiplied with
+    attention_bias:  q, k and v have biases
+    qk_norm:         each head of q and k is normalised before it is rotated
+    post_norms:      what attention and feed-forward give is normalised before it is added
+    sub_norms:       the inputs of o_proj and down_proj are normalised
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -48,18 +65,28 @@ class LlamaConfig:
     vocab_size: int
     max_position_embeddings: int
     rms_norm_eps: float
-    rope_theta: float
     tie_word_embeddings: bool
+    rope: Rope
+    local_rope: Rope | None
+    layer_types: tuple[AttentionKind, ...]
+    sliding_window: int | None
+    hidden_act: HiddenAct
+    attention_scale: float
+    embedding_scale: float
+    attention_bias: bool
+    qk_norm: bool
+    post_norms: bool
+    sub_norms: bool
 
     @classmethod
-    def from_hf(cls, keys: Mapping[str, Any]) -> LlamaConfig:
+    def from_hf(cls, keys: Mapping[str, Any]) -> ModelConfig:
         """From `config.json`'s keys. ModelFileError names a key that is missing or malformed, UnsupportedModelError one that is
         not implemented."""
         keys = _with_rope_parameters(keys)
         for key, allowed in _FIXED.items():
             if key in keys and keys[key] not in allowed:
                 raise UnsupportedModelError(f"config key {key} = {keys[key]!r} is not implemented; implemented: {allowed[0]!r}")
-        known = _WITHOUT_EFFECT | _FIXED.keys() | set(cls.__dataclass_fields__)
+        known = _WITHOUT_EFFECT | _FIXED.keys() | set(_INTEGERS) | {"rms_norm_eps", "rope_theta", "tie_word_embeddings"}
         if unknown := sorted(set(keys) - known):
             raise UnsupportedModelError(f"config key {unknown[0]} = {keys[unknown[0]]!r} is unknown; it may change what the model computes")
         filled = dict(keys)
@@ -70,11 +97,22 @@ class LlamaConfig:
             filled["head_dim"] = keys["hidden_size"] // heads
         filled.setdefault("rope_theta", 10000.0)
         filled.setdefault("tie_word_embeddings", False)
+        dimensions = {key: _integer(filled, key) for key in _INTEGERS}
         config = cls(
-            **{key: _integer(filled, key) for key in _INTEGERS},
+            **dimensions,
             rms_norm_eps=_positive(filled, "rms_norm_eps"),
-            rope_theta=_positive(filled, "rope_theta", smallest=1),
             tie_word_embeddings=_boolean(filled, "tie_word_embeddings"),
+            rope=Rope(_positive(filled, "rope_theta", smallest=1)),
+            local_rope=None,
+            layer_types=_EVERYWHERE * dimensions["num_hidden_layers"],
+            sliding_window=None,
+            hidden_act="silu",
+            attention_scale=1 / sqrt(dimensions["head_dim"]),
+            embedding_scale=1.0,
+            attention_bias=False,
+            qk_norm=False,
+            post_norms=False,
+            sub_norms=False,
         )
         config._check_shapes()
         return config

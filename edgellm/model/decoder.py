@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.ops.interface import Activation, CacheLayer, MatrixOps, Partials, Step
 
 F32 = npt.NDArray[np.float32]
@@ -83,7 +83,7 @@ def _flat(x_LHE: F32) -> F32:
 
 
 def decoder_layer(
-    ops: MatrixOps[Matrix], config: LlamaConfig, w: LayerWeights[Matrix], s: DecoderState, cache: CacheLayer, step: Step
+    ops: MatrixOps[Matrix], config: ModelConfig, w: LayerWeights[Matrix], s: DecoderState, cache: CacheLayer, step: Step
 ) -> None:
     """Attention and feed-forward, each added to the residual stream."""
     ops.rmsnorm_quantize(s.normed_LD, s.hidden_LD, w.input_layernorm, config.rms_norm_eps, step)
@@ -92,7 +92,7 @@ def decoder_layer(
     ops.matmul(_flat(s.v_LGE), s.normed_LD, w.v_proj, step)
     ops.rope(s.q_LHE, s.cos_TE, s.sin_TE, step)
     ops.cache_append(cache, s.k_LGE, s.v_LGE, s.cos_TE, s.sin_TE, step)
-    ops.attention(s.mixed_LHE, s.q_LHE, cache, s.partials, config.head_dim**-0.5, step)
+    ops.attention(s.mixed_LHE, s.q_LHE, cache, s.partials, config.attention_scale, step)
     ops.quantize(s.mixed_LD, _flat(s.mixed_LHE), step)
     ops.matmul(s.hidden_LD, s.mixed_LD, w.o_proj, step, accumulate=True)
 
@@ -117,7 +117,7 @@ def op_names(layers: int) -> list[str]:
     return ["model.embed_tokens", *of_layers, "model.norm", "lm_head"]
 
 
-def forward(ops: MatrixOps[Matrix], config: LlamaConfig, weights: DecoderWeights[Matrix], s: DecoderState, step: Step) -> None:
+def forward(ops: MatrixOps[Matrix], config: ModelConfig, weights: DecoderWeights[Matrix], s: DecoderState, step: Step) -> None:
     """Tokens to the logits of the step's last n_outputs tokens, in logits_LV's first rows."""
     ops.embed(s.hidden_LD, s.tokens_L, weights.embed_tokens, step)
     for layer, cache in zip(weights.layers, s.cache, strict=True):

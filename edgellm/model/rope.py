@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -23,6 +24,13 @@ _COS = tuple(float.fromhex(c) for c in ("-0x1.0000000000000p-1", "0x1.5555555555
                                         "0x1.ae7f3e733b81fp-45"))  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Rope:
+    """How positions turn the halves of a head: by position * theta^(-2i / E). theta >= 1."""
+
+    theta: float
+
+
 def inverse_frequencies(theta: float, head_dim: int) -> F32:
     """theta^(-2i / E), i < E/2, rounded to float32: exact decimal arithmetic, so no platform's pow is involved."""
     with localcontext() as context:
@@ -31,10 +39,10 @@ def inverse_frequencies(theta: float, head_dim: int) -> F32:
         return np.array([float(1 / base ** (Decimal(2 * i) / head_dim)) for i in range(head_dim // 2)], np.float32)
 
 
-def cos_sin(theta: float, head_dim: int, context: int) -> tuple[F32, F32]:
+def cos_sin(rope: Rope, head_dim: int, context: int) -> tuple[F32, F32]:
     """cos and sin, float32 [context, E/2], of position * inverse frequency, that product rounded to float32 as
-    Hugging Face transformers rounds it. theta >= 1, context <= MAX_POSITIONS."""
-    frequencies = inverse_frequencies(theta, head_dim)
+    Hugging Face transformers rounds it. context <= MAX_POSITIONS."""
+    frequencies = inverse_frequencies(rope.theta, head_dim)
     cos, sin = np.empty((2, context, head_dim // 2), np.float32)
     for start in range(0, context, _BLOCK):
         positions = np.arange(start, min(start + _BLOCK, context), dtype=np.float32)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from edgellm.errors import EdgeLLMError, InvalidRequestError
+from edgellm.formats.architecture import EMBEDDING, HEAD
 from edgellm.formats.checkpoint import ACTIVATIONS, Tensor
-from edgellm.formats.llama import EMBEDDING, HEAD
 from edgellm.formats.matrix import F32, GROUPS, INT8, INTEGER_BITS, TRIT_PLANES, QuantizedMatrix, Scheme
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 from edgellm.quantize import rewrite

@@ -18,7 +18,7 @@ from edgellm.formats.hf import model_files
 from edgellm.formats.paths import exists, is_folder
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 from edgellm.formats.tmac2 import write_tmac2
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.text.tokenizer import Tokenizer
 
 Recode = Callable[[str, Tensor], Tensor]
@@ -36,7 +36,7 @@ def open_source(source: Path, destination: Path) -> Checkpoint:
     if exists(destination) and any(destination.samefile(file) for file in [source, *model_files(source)]):
         raise InvalidRequestError(f"{destination} is what is to be converted; give the name of another file")
     try:
-        LlamaConfig.from_hf(checkpoint.config)
+        ModelConfig.from_hf(checkpoint.config)
         Tokenizer(checkpoint.tokenizer_json, checkpoint.config)
     except EdgeLLMError as error:
         raise type(error)(f"{source}: {error}") from error

@@ -24,7 +24,7 @@ from edgellm.errors import (
 from edgellm.formats import open_checkpoint
 from edgellm.formats.fetch import resolve_model
 from edgellm.formats.tensors import LazyTensors
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.model.decoder import DecoderWeights, forward, op_names
 from edgellm.ops import native
 from edgellm.ops.checked import Checked, Finding, finding, forget
@@ -110,7 +110,7 @@ class Engine:
         mapped, so that none of it is locked in memory.
         """
         checkpoint = open_checkpoint(self.path)
-        self.config = LlamaConfig.from_hf(checkpoint.config)
+        self.config = ModelConfig.from_hf(checkpoint.config)
         self.context = _checked_context(context, self.config.max_position_embeddings)
         self.tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config)
         if self.tokenizer.vocab_size > self.config.vocab_size:

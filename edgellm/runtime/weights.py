@@ -14,7 +14,7 @@ from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.formats.tensors import LazyTensors
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.model.decoder import F32, DecoderWeights, LayerWeights, Matrix
 from edgellm.ops.interface import Layout, PackedMatrix, packed_bytes
 from edgellm.ops.native import pack
@@ -55,7 +55,7 @@ class _Packer:
 
 
 def load_weights(
-    checkpoint: Checkpoint, config: LlamaConfig, layout_of: Callable[[MatrixKind], Layout] = lambda _: "multiply-add"
+    checkpoint: Checkpoint, config: ModelConfig, layout_of: Callable[[MatrixKind], Layout] = lambda _: "multiply-add"
 ) -> tuple[DecoderWeights[PackedMatrix], Arena]:
     """The packed weights, each matrix in the layout that its kind is to have, and the arena that they lie in."""
     packer = _Packer(LazyTensors.over(checkpoint.tensors), layout_of)

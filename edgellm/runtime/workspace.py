@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgellm.errors import InvalidRequestError
 from edgellm.formats.matrix import BLOCK
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.model.decoder import DecoderState, DecoderWeights, activation_readers
 from edgellm.model.rope import cos_sin
 from edgellm.ops import native
@@ -77,7 +77,7 @@ def new_activation(arena: Arena, length: int, cols: int, per_token: bool = False
     )
 
 
-def _state_bytes(config: LlamaConfig, length: int, context: int) -> int:
+def _state_bytes(config: ModelConfig, length: int, context: int) -> int:
     """An upper bound on what `new_state` hands out, the cache aside."""
     wide = config.num_attention_heads * config.head_dim
     narrow = config.num_key_value_heads * config.head_dim
@@ -87,11 +87,11 @@ def _state_bytes(config: LlamaConfig, length: int, context: int) -> int:
     return length * (4 * floats + activations) + 4 * tables + 40 * _ALIGNMENT
 
 
-def _partials(config: LlamaConfig, context: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _partials(config: ModelConfig, context: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return Partials.shapes(config.num_attention_heads, config.num_key_value_heads, config.head_dim, context)
 
 
-def new_cache(config: LlamaConfig, context: int, dtype: npt.DTypeLike, huge_pages: bool = False) -> tuple[tuple[CacheLayer, ...], Arena]:
+def new_cache(config: ModelConfig, context: int, dtype: npt.DTypeLike, huge_pages: bool = False) -> tuple[tuple[CacheLayer, ...], Arena]:
     """The key/value cache of every layer for `context` positions (a multiple of KEY_TILE), and the arena that it lies in.
 
     huge_pages make attention to many keys quicker, but the first positions then take the memory of all: each head has a stretch of its own.
@@ -106,7 +106,7 @@ def new_cache(config: LlamaConfig, context: int, dtype: npt.DTypeLike, huge_page
 
 
 def new_state(
-    config: LlamaConfig, cache: tuple[CacheLayer, ...], length: int, context: int, per_token: bool = False, exact: bool = False
+    config: ModelConfig, cache: tuple[CacheLayer, ...], length: int, context: int, per_token: bool = False, exact: bool = False
 ) -> tuple[DecoderState, Arena]:
     """Buffers for steps of up to `length` tokens, and the arena that they lie in.
 
@@ -123,7 +123,7 @@ def new_state(
 
     cos, sin = floats(context, dim // 2), floats(context, dim // 2)
     blocks, arrived = _partials(config, context)
-    cos[:], sin[:] = cos_sin(config.rope_theta, dim, context)
+    cos[:], sin[:] = cos_sin(config.rope, dim, context)
     normed = activation(config.hidden_size)
     state = DecoderState(
         tokens_L=arena.empty((length,), np.int32),

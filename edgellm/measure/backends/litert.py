@@ -25,7 +25,7 @@ from edgellm.formats.digest import sha256_of
 from edgellm.formats.fetch import MOVE_THE_CACHE, SUFFIX, home, resolve_model
 from edgellm.measure.backends.greedy import continue_greedily
 from edgellm.measure.backends.protocol import F32, BackendUnavailableError
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.text.tokenizer import Tokenizer
 
 BUILT = ".tflite"
@@ -46,7 +46,7 @@ class LiteRTBackend:
     def __init__(self, model: Path, *, threads: int, context: int) -> None:
         interpreter, litert_model = binding()
         self._facts = litert_model.read_facts(model)
-        self._config = LlamaConfig.from_hf(self._facts.config)
+        self._config = ModelConfig.from_hf(self._facts.config)
         self._tokenizer = Tokenizer(self._facts.tokenizer_json, self._facts.config)
         self._model = model
         self._context = context

@@ -31,11 +31,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
+from edgellm.formats.architecture import EMBEDDING, HEAD, tensor_shapes
 from edgellm.formats.checkpoint import Checkpoint, Tensor
-from edgellm.formats.llama import EMBEDDING, HEAD, tensor_shapes
 from edgellm.formats.matrix import QuantizedMatrix, Scheme, pack_codes
 from edgellm.measure.backends.litert_graph import VARIES, Graph, read_metadata
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.model.rope import cos_sin
 
 F32 = npt.NDArray[np.float32]
@@ -65,7 +65,7 @@ class Facts:
 
 def build(checkpoint: Checkpoint, file: BinaryIO) -> None:
     """Write the model. UnsupportedModelError: an architecture that is not implemented, or a scheme that LiteRT has no kernel for."""
-    config = LlamaConfig.from_hf(checkpoint.config)
+    config = ModelConfig.from_hf(checkpoint.config)
     decoder = _Decoder(config, checkpoint.tensors)
     outputs = decoder.forward()
     n_params = sum(math.prod(shape) for _, shape in tensor_shapes(checkpoint.config))
@@ -81,11 +81,11 @@ def read_facts(path: Path) -> Facts:
     return Facts(**json.loads(metadata[METADATA]))
 
 
-def rope_tables(config: LlamaConfig, context: int) -> tuple[F32, F32]:
+def rope_tables(config: ModelConfig, context: int) -> tuple[F32, F32]:
     """cos and sin, float32 [context, E], as the graph takes them: sin negative in the first half, and both times E^-1/4, because attention
     wants queries times keys / sqrt(E) and both pass through here."""
     scale = np.float32(config.head_dim**-0.25)
-    cos, sin = cos_sin(config.rope_theta, config.head_dim, context)
+    cos, sin = cos_sin(config.rope, config.head_dim, context)
     return np.concatenate([cos, cos], axis=1) * scale, np.concatenate([-sin, sin], axis=1) * scale
 
 
@@ -93,7 +93,7 @@ def rope_tables(config: LlamaConfig, context: int) -> tuple[F32, F32]:
 class _Decoder:
     """The graph as it grows. A tensor is an integer, as in Graph."""
 
-    config: LlamaConfig
+    config: ModelConfig
     tensors: Mapping[str, Tensor]
     graph: Graph = field(default_factory=Graph)
     weights: dict[str, str] = field(default_factory=dict)

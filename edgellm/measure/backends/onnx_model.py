@@ -29,15 +29,15 @@ import numpy.typing as npt
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats import open_checkpoint
+from edgellm.formats.architecture import EMBEDDING, HEAD
 from edgellm.formats.atomic import replacing
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.fetch import MOVE_THE_CACHE, SUFFIX, home
-from edgellm.formats.llama import EMBEDDING, HEAD
 from edgellm.formats.matrix import BLOCK, INT4, INT4_MIN, INT8, INTEGER_BITS, QuantizedMatrix
 from edgellm.formats.tensors import LazyTensors
 from edgellm.measure.backends import onnx_graph
 from edgellm.measure.backends.onnx_graph import MICROSOFT, Graph
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.model.rope import cos_sin
 
 INT8_ACTIVATIONS, FLOAT_ACTIVATIONS = 4, 0
@@ -71,7 +71,7 @@ def build(source: Path, destination: Path, accuracy_level: int = INT8_ACTIVATION
     data_path = destination.with_name(f"{destination.name}.data")
     with replacing(destination, MOVE_THE_CACHE) as file, replacing(data_path, MOVE_THE_CACHE) as data:
         graph = Graph(data, data_path.name)
-        _Llama(graph, LlamaConfig.from_hf(checkpoint.config), checkpoint, accuracy_level).forward()
+        _Llama(graph, ModelConfig.from_hf(checkpoint.config), checkpoint, accuracy_level).forward()
         specs = LazyTensors.over(checkpoint.tensors).specs.values()
         facts = {
             "config": checkpoint.config,
@@ -89,7 +89,7 @@ class _Llama:
     """Appends a model to a graph. Activations are float32 [1, L, ...]."""
 
     graph: Graph
-    config: LlamaConfig
+    config: ModelConfig
     checkpoint: Checkpoint
     accuracy_level: int
 
@@ -100,7 +100,7 @@ class _Llama:
         graph.input("seqlens_k", np.int32, [1])  # tokens in the cache after this call, less one
         graph.input("total_sequence_length", np.int32, [])  # the same tokens
         graph.input("first_output", np.int64, [1])
-        for name, table in zip(("cos", "sin"), cos_sin(config.rope_theta, config.head_dim, config.max_position_embeddings), strict=True):
+        for name, table in zip(("cos", "sin"), cos_sin(config.rope, config.head_dim, config.max_position_embeddings), strict=True):
             graph.weights(name, table)
         graph.constant("group_shape", [0, 0, -1, BLOCK])
         graph.constant("last_axis", [-1])

@@ -22,7 +22,7 @@ from edgellm.measure.backends.greedy import continue_greedily
 from edgellm.measure.backends.onnx_graph import package
 from edgellm.measure.backends.onnx_model import cached_model
 from edgellm.measure.backends.protocol import F32
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.text.tokenizer import Tokenizer
 
 PROVIDER = "CPUExecutionProvider"
@@ -44,7 +44,7 @@ class OnnxRuntimeBackend:
                 f"{model}: an ONNX graph that EdgeLLM did not build; give the GGUF file or the .tmac2.bin to build it from"
             )
         self._facts = json.loads(metadata["edgellm"])
-        config = LlamaConfig.from_hf(self._facts["config"])
+        config = ModelConfig.from_hf(self._facts["config"])
         if not 1 <= context <= config.max_position_embeddings:
             raise InvalidRequestError(f"a context of {context} is not possible; 1 to {config.max_position_embeddings} are")
         self._tokenizer = Tokenizer(metadata["tokenizer_json"], self._facts["config"])
@@ -115,7 +115,7 @@ class OnnxRuntimeBackend:
         except Exception as error:  # its exceptions have no base but this one
             raise ModelFileError(f"onnxruntime cannot load {self._model}: {error}") from error
 
-    def _bind_state(self, config: LlamaConfig) -> None:
+    def _bind_state(self, config: ModelConfig) -> None:
         """The cache, zeros [1, G, context, E] per layer, which each run reads and extends; and the numbers that say where it ends."""
         self._binding = self._session.io_binding()
         self._cache = np.zeros((config.num_hidden_layers, 2, 1, config.num_key_value_heads, self._context, config.head_dim), np.float32)

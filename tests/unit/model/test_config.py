@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
+from edgellm.model.rope import Rope
 
 GIVEN: dict[str, Any] = {
     "model_type": "llama",
@@ -26,12 +27,34 @@ GIVEN: dict[str, Any] = {
 ABSENT = "<absent>"
 
 
-def config(**changes: Any) -> LlamaConfig:
-    return LlamaConfig.from_hf({key: value for key, value in (GIVEN | changes).items() if value != ABSENT})
+def config(**changes: Any) -> ModelConfig:
+    return ModelConfig.from_hf({key: value for key, value in (GIVEN | changes).items() if value != ABSENT})
 
 
 def test_every_dimension_is_taken_from_its_key() -> None:
-    assert config() == LlamaConfig(576, 1536, 30, 9, 3, 64, 49152, 8192, 1e-5, 100000.0, True)
+    assert config() == ModelConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        head_dim=64,
+        vocab_size=49152,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        rope=Rope(100000.0),
+        local_rope=None,
+        layer_types=("full_attention",) * 30,
+        sliding_window=None,
+        hidden_act="silu",
+        attention_scale=1 / 8,
+        embedding_scale=1.0,
+        attention_bias=False,
+        qk_norm=False,
+        post_norms=False,
+        sub_norms=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,10 +63,10 @@ def test_every_dimension_is_taken_from_its_key() -> None:
         ({"num_key_value_heads": ABSENT}, "num_key_value_heads", 9),
         ({"head_dim": None}, "head_dim", 64),
         ({"head_dim": 128}, "head_dim", 128),
-        ({"rope_theta": ABSENT}, "rope_theta", 10000.0),
-        ({"rope_theta": 10000}, "rope_theta", 10000.0),
-        ({"rope_theta": ABSENT, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_theta", 5e5),
-        ({"rope_parameters": None}, "rope_theta", 100000.0),
+        ({"rope_theta": ABSENT}, "rope", Rope(10000.0)),
+        ({"rope_theta": 10000}, "rope", Rope(10000.0)),
+        ({"rope_theta": ABSENT, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope", Rope(5e5)),
+        ({"rope_parameters": None}, "rope", Rope(100000.0)),
         ({"tie_word_embeddings": ABSENT}, "tie_word_embeddings", False),
         ({"torch_dtype": "bfloat16", "eos_token_id": [1, 2], "use_cache": False}, "hidden_size", 576),
         ({"rope_scaling": None, "attention_bias": False, "hidden_act": "silu"}, "hidden_size", 576),

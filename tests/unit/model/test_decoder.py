@@ -10,7 +10,7 @@ import pytest
 
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.matrix import QuantizedMatrix
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.model.decoder import DecoderState, DecoderWeights, forward
 from edgellm.ops import native
 from edgellm.ops.interface import KEY_TILE, PackedMatrix, Step
@@ -32,10 +32,10 @@ TOKENS = [5, 262, 0, 17, 17, 100, 3]
 
 def llama(given: Checkpoint, tokens: list[int]) -> F64:
     """Logits [L, V], from the equations of the papers: RMSNorm, RoPE, grouped-query attention, SwiGLU."""
-    c = LlamaConfig.from_hf(given.config)
+    c = ModelConfig.from_hf(given.config)
     w = {name: (t.dequantize() if isinstance(t, QuantizedMatrix) else t).astype(np.float64) for name, t in given.tensors.items()}
     length, dim, shared = len(tokens), c.head_dim, c.num_attention_heads // c.num_key_value_heads
-    angles = np.outer(np.arange(length), c.rope_theta ** (-np.arange(dim // 2) * 2 / dim))
+    angles = np.outer(np.arange(length), c.rope.theta ** (-np.arange(dim // 2) * 2 / dim))
     turn = np.exp(1j * angles)[:, None, :]
 
     def norm(x: F64, name: str) -> F64:
@@ -65,8 +65,8 @@ def llama(given: Checkpoint, tokens: list[int]) -> F64:
     return np.asarray(norm(x, "model.norm") @ head.T)
 
 
-def prepared(given: Checkpoint, length: int = 8) -> tuple[LlamaConfig, DecoderWeights[PackedMatrix], DecoderState, Step]:
-    config = LlamaConfig.from_hf(given.config)
+def prepared(given: Checkpoint, length: int = 8) -> tuple[ModelConfig, DecoderWeights[PackedMatrix], DecoderState, Step]:
+    config = ModelConfig.from_hf(given.config)
     cache, _ = new_cache(config, KEY_TILE, np.float32)
     state, _ = new_state(config, cache, length, KEY_TILE, exact=True)
     return config, load_weights(given, config)[0], state, Step()

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from edgellm.model.rope import cos_sin, inverse_frequencies
+from edgellm.model.rope import Rope, cos_sin, inverse_frequencies
 
 HEAD_DIMS = [16, 32, 48, 64, 80, 96, 128, 256]
 
@@ -29,7 +29,7 @@ def test_inverse_frequencies_are_correctly_rounded(theta: float, head_dim: int) 
 @pytest.mark.parametrize("head_dim", [16, 64, 80])
 def test_tables_are_within_one_rounding(head_dim: int) -> None:
     """Of cos and sin of the float32 angle: float64's own error is far below float32's."""
-    cos, sin = cos_sin(100000.0, head_dim, 8192)
+    cos, sin = cos_sin(Rope(100000.0), head_dim, 8192)
     angles = (np.arange(8192, dtype=np.float32)[:, None] * inverse_frequencies(100000.0, head_dim)).astype(np.float64)
     assert cos.shape == sin.shape == (8192, head_dim // 2)
     assert cos.dtype == sin.dtype == np.float32
@@ -38,7 +38,7 @@ def test_tables_are_within_one_rounding(head_dim: int) -> None:
 
 
 def test_far_positions_keep_their_accuracy() -> None:
-    cos, sin = cos_sin(10000.0, 16, 1 << 18)
+    cos, sin = cos_sin(Rope(10000.0), 16, 1 << 18)
     positions = np.arange((1 << 18) - 4096, 1 << 18)
     angles = (positions.astype(np.float32)[:, None] * inverse_frequencies(10000.0, 16)).astype(np.float64)
     assert np.abs(cos[positions] - np.cos(angles)).max() <= 2.0**-24
@@ -46,12 +46,12 @@ def test_far_positions_keep_their_accuracy() -> None:
 
 
 def test_position_zero_does_not_rotate() -> None:
-    cos, sin = cos_sin(10000.0, 64, 1)
+    cos, sin = cos_sin(Rope(10000.0), 64, 1)
     assert (cos == 1).all()
     assert (sin == 0).all()
 
 
 def test_the_same_bits_on_every_machine() -> None:
     """A hash of the default model's tables: only operations that IEEE 754 defines exactly are used."""
-    digest = hashlib.sha256(b"".join(table.tobytes() for table in cos_sin(100000.0, 64, 2048))).hexdigest()
+    digest = hashlib.sha256(b"".join(table.tobytes() for table in cos_sin(Rope(100000.0), 64, 2048))).hexdigest()
     assert digest == "159c3010413066ce1874fcda4b862dcf2915633796037c00f95a3a70fa41c4a1"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from edgellm.formats.architecture import tensor_shapes
 from edgellm.formats.checkpoint import Checkpoint, Tensor
-from edgellm.formats.llama import tensor_shapes
 from edgellm.formats.matrix import INT4, INT4_MIN, INT8, QuantizedMatrix, Scheme, pack_codes
 
 VOCAB = 271  # padded, as many models are: more than the tests' tokenizer has, and no multiple of a tile

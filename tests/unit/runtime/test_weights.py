@@ -16,7 +16,7 @@ from edgellm.errors import EdgeLLMError, ModelFileError, UnsupportedModelError
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.formats.tmac2 import write_tmac2
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.runtime.weights import load_weights
 from tests.unit.runtime.synthetic import checkpoint
 
@@ -38,7 +38,7 @@ def dense(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 def test_every_matrix_is_packed_as_it_was() -> None:
     given = checkpoint()
-    weights, arena = load_weights(given, LlamaConfig.from_hf(given.config))
+    weights, arena = load_weights(given, ModelConfig.from_hf(given.config))
     names = {"model.embed_tokens.weight": weights.embed_tokens, "lm_head.weight": weights.lm_head}
     for i, layer in enumerate(weights.layers):
         for part in (
@@ -62,7 +62,7 @@ def test_every_matrix_is_packed_as_it_was() -> None:
 
 def test_a_tied_head_is_the_embedding_itself() -> None:
     given = checkpoint(tie_word_embeddings=True)
-    weights, _ = load_weights(given, LlamaConfig.from_hf(given.config))
+    weights, _ = load_weights(given, ModelConfig.from_hf(given.config))
     assert weights.lm_head is weights.embed_tokens
 
 

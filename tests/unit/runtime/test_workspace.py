@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgellm.errors import InvalidRequestError
-from edgellm.model.config import LlamaConfig
+from edgellm.model.config import ModelConfig
 from edgellm.runtime.weights import load_weights
 from edgellm.runtime.workspace import Arena, aligned, new_cache, new_state, with_lookup_room
 from tests.unit.runtime.synthetic import CONFIG, checkpoint
@@ -23,8 +23,8 @@ CONFIGS: list[dict[str, Any]] = [
 ]
 
 
-def config(**changes: Any) -> LlamaConfig:
-    return LlamaConfig.from_hf(CONFIG | changes)
+def config(**changes: Any) -> ModelConfig:
+    return ModelConfig.from_hf(CONFIG | changes)
 
 
 @pytest.mark.parametrize("huge_pages", [False, True])
@@ -85,7 +85,7 @@ def test_the_state_fits_its_arena(changes: dict[str, Any], length: int, context:
 
 def test_room_for_table_lookup_is_made_where_matrices_read_it() -> None:
     given = checkpoint()
-    made = LlamaConfig.from_hf(given.config)
+    made = ModelConfig.from_hf(given.config)
     cache, _ = new_cache(made, 64, np.float16)
     state, _ = new_state(made, cache, 1, 64)
     weights, _ = load_weights(given, made, lambda kind: "lookup" if kind.scheme.family == "int4" else "multiply-add")

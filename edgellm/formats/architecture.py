@@ -1,4 +1,4 @@
-"""The tensors that a Llama model of a given config consists of, under their Hugging Face names."""
+"""The tensors that a model of a given config consists of, under their Hugging Face names."""
 
 from __future__ import annotations
 
