@@ -29,6 +29,7 @@ from edgellm.model.decoder import DecoderWeights, forward, op_names
 from edgellm.ops import native
 from edgellm.ops.checked import Checked, Finding, finding, forget
 from edgellm.ops.interface import I64, KEY_TILE, CheckingOps, Layout, Ops, PackedMatrix, Step
+from edgellm.ops.scoring import Scores, score
 from edgellm.runtime.cores import default_threads, everywhere, warn_of_too_many
 from edgellm.runtime.generate import Generation, generate
 from edgellm.runtime.kernels import choose_layouts
@@ -246,6 +247,30 @@ class Engine:
                 out[done : done + len(chunk)] = self._state.logits_LV[: len(chunk)]
         return out
 
+    def score(self, token_ids: Sequence[int], start: int = 1) -> Scores:
+        """The scores of token_ids[start:], n = len(token_ids) - start of them, each given all that precede it; start >= 1.
+
+        The cache then holds all but the last token, which is not run, so that a text may have one token more than the context; what it
+        held of them before, from the start up to the first that is scored, is not computed again. Errors as in `prefill`, and
+        NonFiniteError where logits hold NaN or an infinity: the cache then holds nothing.
+        """
+        ids = [*self._checked(token_ids[:-1]), *self._checked(token_ids[-1:])]
+        if not 1 <= start < len(ids):
+            raise InvalidRequestError(f"start is {start}; of {len(ids)} tokens, those from 1 to {len(ids) - 1} can be scored")
+        nll, greedy = np.empty(len(ids) - start), np.empty(len(ids) - start, np.bool_)
+        with self._alone():
+            self.epoch += 1
+            self._cached = min(_common_prefix(self._ids[: self._cached], ids), start - 1)
+            for chunk, _ in self._chunks(ids[self._cached : -1]):
+                outputs = min(len(chunk), max(0, self._cached + len(chunk) + 1 - start))
+                self._advance(chunk, outputs)
+                scored = slice(self._cached + 1 - outputs, self._cached + 1)
+                targets = np.array(ids[scored], np.int32)
+                at = slice(scored.start - start, scored.stop - start)
+                nll[at], greedy[at] = score(self._state.logits_LV[:outputs], targets)
+                self._require_finite(nll[at])
+        return Scores(nll, greedy)
+
     def generate(
         self,
         prompt: str | Sequence[int],
@@ -287,6 +312,16 @@ class Engine:
         self._replay()
         self._ids[self._cached : self._cached + len(ids)] = ids
         self._cached += len(ids)
+
+    def _require_finite(self, nll: npt.NDArray[np.float64]) -> None:
+        """Of the last tokens that were scored."""
+        if np.isnan(nll).any():
+            position = self._cached - len(nll) + int(np.isnan(nll).argmax())
+            self._cached = 0
+            raise NonFiniteError(
+                f"the logits after position {position} hold NaN or an infinity, so that no token has a probability there; "
+                "load the model with check_finite to see which operation gives them"
+            )
 
     def _last_logits(self) -> F32:
         view: F32 = self._state.logits_LV[0]

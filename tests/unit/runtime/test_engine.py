@@ -21,6 +21,7 @@ from edgellm.errors import (
     InvalidRequestError,
     ModelFileError,
     NativeError,
+    NonFiniteError,
 )
 from edgellm.formats.tmac2 import write_tmac2
 from edgellm.ops import native
@@ -406,3 +407,77 @@ def test_a_missing_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
     with pytest.raises(ModelFileError, match="there is no model 'nowhere'"):
         edgellm.load("nowhere")
+
+
+def log_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    return wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("start", [1, 2, 17, len(PROMPT) - 1])
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_scores_are_those_of_the_logits(synthetic_model: Path, start: int, chunk: int) -> None:
+    engine = edgellm.load(synthetic_model, threads=1, prefill_chunk=chunk)
+    logits = engine.logits(PROMPT)
+    engine.reset()
+    nll, greedy = engine.score(PROMPT, start)
+    expected = -log_probabilities(logits)[np.arange(start - 1, len(PROMPT) - 1), PROMPT[start:]]
+    np.testing.assert_allclose(nll, expected, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(greedy, logits[start - 1 : -1].argmax(axis=1) == PROMPT[start:])
+    assert engine.cached_tokens == tuple(PROMPT[:-1])
+
+
+def test_what_the_model_would_say_is_greedy(engine: Engine) -> None:
+    said = [token.id for token in engine.generate(PROMPT[:9], max_tokens=6, ignore_eos=True)]
+    assert engine.score([*PROMPT[:9], *said], 9).greedy.all()
+    assert not engine.score([*PROMPT[:9], *((token + 1) % VOCAB for token in said)], 9).greedy[0]
+
+
+def test_a_prefix_that_texts_share_is_computed_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [[*PROMPT[:20], last] for last in (3, 4)] + [[*PROMPT[:20], 5, 6, 7]]
+    alone = []
+    for text in texts:
+        alone.append(engine.score(text, 20).nll)
+        engine.reset()
+    seen = steps(engine, monkeypatch)
+    for text, expected in zip(texts, alone, strict=True):
+        np.testing.assert_array_equal(engine.score(text, 20).nll, expected)
+    assert seen == [(0, 20, 1), (19, 1, 1), (19, 3, 3)]
+
+
+def test_a_text_of_one_token_more_than_the_context_can_be_scored(engine: Engine) -> None:
+    full = [i % VOCAB for i in range(engine.context + 1)]
+    assert engine.score(full).nll.shape == (engine.context,)
+    with pytest.raises(ContextOverflowError):
+        engine.score([*full, 0])
+
+
+@pytest.mark.parametrize(
+    ("ids", "start", "problem"),
+    [
+        ([], 1, "no tokens"),
+        ([1], 1, "no tokens"),
+        ([1, 2, 3], 0, "start is 0; of 3 tokens, those from 1 to 2"),
+        ([1, 2, 3], 3, "start is 3"),
+        ([1, 2, VOCAB], 1, f"token id {VOCAB} is outside"),
+        ([-1, 2, 3], 1, "token id -1 is outside"),
+    ],
+)
+def test_what_can_not_be_scored(engine: Engine, ids: list[int], start: int, problem: str) -> None:
+    engine.prefill(PROMPT)
+    with pytest.raises(InvalidRequestError, match=problem):
+        engine.score(ids, start)
+    assert engine.cached_tokens == tuple(PROMPT)
+
+
+def test_logits_that_are_not_numbers_have_no_score(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    replay = engine._replay
+
+    def broken() -> None:
+        replay()
+        engine._state.logits_LV[3, 5] = np.nan
+
+    monkeypatch.setattr(engine, "_replay", broken)
+    with pytest.raises(NonFiniteError, match="after position 3 hold NaN or an infinity"):
+        engine.score(PROMPT)
+    assert engine.cached_tokens == ()
