@@ -5,14 +5,18 @@
 #define ROW(integer, floating)                                              \
     {                                                                       \
         [EL_OP_EMBED] = KERNEL(el_embed__any),                              \
+        [EL_OP_RMSNORM] = KERNEL(el_rmsnorm__##floating),                   \
+        [EL_OP_RMSNORM_ADD] = KERNEL(el_rmsnorm_add__##floating),           \
         [EL_OP_RMSNORM_QUANTIZE] = KERNEL(el_rmsnorm_quantize__##floating), \
         [EL_OP_QUANTIZE] = KERNEL(el_quantize__##floating),                 \
         [EL_OP_MATMUL] = KERNEL(el_matmul__##integer),                      \
         [EL_OP_LOOKUP] = KERNEL(el_lookup__##integer),                      \
+        [EL_OP_ADD_BIAS] = KERNEL(el_add_bias__##floating),                 \
         [EL_OP_ROPE] = KERNEL(el_rope__##floating),                         \
         [EL_OP_CACHE_APPEND] = KERNEL(el_cache_append__##floating),         \
         [EL_OP_ATTENTION] = KERNEL(el_attention__##floating),               \
-        [EL_OP_SWIGLU_QUANTIZE] = KERNEL(el_swiglu_quantize__##floating),   \
+        [EL_OP_GATE_QUANTIZE] = KERNEL(el_gate_quantize__##floating),       \
+        [EL_OP_RELU2_GATE] = KERNEL(el_relu2_gate__##floating),             \
         [EL_OP_LUT8_TABLES] = KERNEL(el_lut8_tables__##integer),            \
         [EL_OP_LUT8] = KERNEL(el_lut8__##integer),                          \
         [EL_OP_CHECK_FINITE] = KERNEL(el_check_finite__##floating),         \

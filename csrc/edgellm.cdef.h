@@ -64,16 +64,32 @@ typedef struct {                 /* what changes from step to step; everything e
 
 /* ---- operations ------------------------------------------------------------------------------------------ */
 enum {
-    EL_OP_EMBED, EL_OP_RMSNORM_QUANTIZE, EL_OP_QUANTIZE, EL_OP_MATMUL, EL_OP_LOOKUP, EL_OP_ROPE,
-    EL_OP_CACHE_APPEND, EL_OP_ATTENTION, EL_OP_SWIGLU_QUANTIZE, EL_OP_CHECK_FINITE, EL_OP_CHECK_CACHE,
-    EL_OP_LUT8_TABLES, EL_OP_LUT8, EL_OP_COUNT
+    EL_OP_EMBED, EL_OP_RMSNORM, EL_OP_RMSNORM_ADD, EL_OP_RMSNORM_QUANTIZE, EL_OP_QUANTIZE, EL_OP_MATMUL, EL_OP_LOOKUP,
+    EL_OP_ADD_BIAS, EL_OP_ROPE, EL_OP_CACHE_APPEND, EL_OP_ATTENTION, EL_OP_GATE_QUANTIZE, EL_OP_RELU2_GATE,
+    EL_OP_CHECK_FINITE, EL_OP_CHECK_CACHE, EL_OP_LUT8_TABLES, EL_OP_LUT8, EL_OP_COUNT
 };
 
-typedef struct {                 /* out[l, :] = table[tokens[l], :] */
+typedef struct {                 /* out[l, :] = scale * table[tokens[l], :] */
     const int32_t *tokens;       /* [L], each in 0..N-1 */
     el_matrix table;
     float *out;                  /* [L, K] */
+    float scale;
 } el_embed;
+
+typedef struct {                 /* x[l, h, :] = weight * (x[l, h, :] / sqrt(mean(x[l, h, :]^2) + eps)), in place */
+    float *x;                    /* [L, heads, E] */
+    const float *weight;         /* [E] */
+    int32_t heads, head_dim;
+    float eps;
+} el_rmsnorm;
+
+typedef struct {                 /* out[l, :] += weight * (x[l, :] / sqrt(mean(x[l, :]^2) + eps)) */
+    const float *x;              /* [L, K], K a multiple of 16 */
+    const float *weight;         /* [K] */
+    float *out;                  /* [L, K] */
+    int32_t cols;
+    float eps;
+} el_rmsnorm_add;
 
 typedef struct {                 /* out[l, :] = quantize(weight * (x[l, :] / sqrt(mean(x[l, :]^2) + eps))) */
     const float *x;              /* [L, K] */
@@ -99,6 +115,12 @@ typedef struct {                 /* of EL_OP_MATMUL, and of EL_OP_LOOKUP where w
     int32_t outputs_only;        /* 1: n_outputs rows instead of n_tokens */
 } el_matmul;
 
+typedef struct {                 /* x[l, k] += bias[k], in place */
+    float *x;                    /* [L, K] */
+    const float *bias;           /* [K] */
+    int32_t cols;
+} el_add_bias;
+
 typedef struct {                 /* rotates x[l, h, :] by position T + l, in place; pairs are (i, i + E/2) */
     float *x;                    /* [L, heads, E] */
     const float *cos, *sin;      /* [context, E/2] */
@@ -111,20 +133,29 @@ typedef struct {                 /* stores rope(k) and v of the L new tokens at 
     el_cache cache;
 } el_cache_append;
 
-typedef struct {                 /* out[l, h, :] = softmax(scale * q[l, h, :] . keys[h / (H/G), 0..T+l]) . values */
+typedef struct {                 /* out[l, h, :] = softmax(scale * q[l, h, :] . keys[h / (H/G), t]) . values, t the last `window` of 0..T+l */
     const float *q;              /* [L, H, E] */
     el_cache cache;
     float *out;                  /* [L, H, E] */
     float *partials;             /* scratch, [U, context / EL_ATTENTION_KEYS, EL_ATTENTION_ROWS * (2 + E)], divisions rounded up; */
     int32_t *arrived;            /* [U], zeros before and after; U = G * (H/G / EL_ATTENTION_ROWS) */
-    int32_t heads;
+    int32_t heads, window;       /* window: positions that a token sees, 1 or more, its own the last of them */
     float scale;
 } el_attention;
 
-typedef struct {                 /* out[l, :] = quantize(gate / (1 + exp(-gate)) * up) */
+enum { EL_SILU, EL_GELU_PYTORCH_TANH };
+
+typedef struct {                 /* out[l, :] = quantize(activation(gate[l, :]) * up[l, :]) */
     const float *gate, *up;      /* [L, K] each */
     el_activation out;
-} el_swiglu_quantize;
+    int32_t activation;
+} el_gate_quantize;
+
+typedef struct {                 /* up[l, k] = max(gate[l, k], 0)^2 * up[l, k], in place */
+    const float *gate;           /* [L, K] */
+    float *up;                   /* [L, K] */
+    int32_t cols;
+} el_relu2_gate;
 
 typedef struct {                 /* *first = min(*first, op << 48 | l << 32 | k) for every x[l, k] that is NaN or infinite; with
                                   * outputs_only row 0 is not l = 0 but the first of the step's last n_outputs tokens */
@@ -149,13 +180,17 @@ typedef struct {                 /* an ablation (lookup/lut8.h), of EL_OP_LUT8_T
 
 typedef union {
     el_embed embed;
+    el_rmsnorm rmsnorm;
+    el_rmsnorm_add rmsnorm_add;
     el_rmsnorm_quantize rmsnorm_quantize;
     el_quantize quantize;
     el_matmul matmul;
+    el_add_bias add_bias;
     el_rope rope;
     el_cache_append cache_append;
     el_attention attention;
-    el_swiglu_quantize swiglu_quantize;
+    el_gate_quantize gate_quantize;
+    el_relu2_gate relu2_gate;
     el_check_finite check_finite;
     el_check_cache check_cache;
     el_lut8 lut8;

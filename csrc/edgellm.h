@@ -201,12 +201,16 @@ typedef struct {
 extern const el_named_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT];
 
 #define EL_DECLARE_FLOAT_KERNELS(isa)                                                       \
+    void el_rmsnorm__##isa(const el_args *, const el_step *, el_team);                      \
+    void el_rmsnorm_add__##isa(const el_args *, const el_step *, el_team);                  \
     void el_rmsnorm_quantize__##isa(const el_args *, const el_step *, el_team);             \
     void el_quantize__##isa(const el_args *, const el_step *, el_team);                     \
+    void el_add_bias__##isa(const el_args *, const el_step *, el_team);                     \
     void el_rope__##isa(const el_args *, const el_step *, el_team);                         \
     void el_cache_append__##isa(const el_args *, const el_step *, el_team);                 \
     void el_attention__##isa(const el_args *, const el_step *, el_team);                    \
-    void el_swiglu_quantize__##isa(const el_args *, const el_step *, el_team);              \
+    void el_gate_quantize__##isa(const el_args *, const el_step *, el_team);                \
+    void el_relu2_gate__##isa(const el_args *, const el_step *, el_team);                   \
     void el_check_finite__##isa(const el_args *, const el_step *, el_team);                 \
     void el_check_cache__##isa(const el_args *, const el_step *, el_team);                  \
     void el_exp__##isa(const float *x, float *out, int64_t n);

@@ -2,8 +2,8 @@
  * instruction set. */
 #include "edgellm.h"
 
-/* weights[k] of a row's block: scale * code for each plane, added in order, and the minimum. */
-static void dequantize_block(const el_matrix *m, int64_t row, int64_t block, float weights[EL_BLOCK])
+/* weights[k] of a row's block: scale * code for each plane, added in order, and the minimum; times `factor`. */
+static void dequantize_block(const el_matrix *m, int64_t row, int64_t block, float factor, float weights[EL_BLOCK])
 {
     int planes = el_planes(m->scheme), lane = (int)(row % EL_TILE);
     int64_t tile = row / EL_TILE;
@@ -16,7 +16,7 @@ static void dequantize_block(const el_matrix *m, int64_t row, int64_t block, flo
             int32_t code = el_code_at(m->scheme, m->layout, codes + p * el_plane_bytes(m->scheme), lane, k);
             weight += el_f32_from_f16(scales[p * EL_TILE]) * (float)code;
         }
-        weights[k] = weight;
+        weights[k] = factor * weight;
     }
 }
 
@@ -26,5 +26,5 @@ void el_embed__any(const el_args *args, const el_step *step, el_team team)
     int64_t blocks = a->table.cols / EL_BLOCK;
     el_range share = el_share(step->n_tokens * blocks, team);
     for (int64_t u = share.begin; u < share.end; u++)
-        dequantize_block(&a->table, a->tokens[u / blocks], u % blocks, a->out + u * EL_BLOCK);
+        dequantize_block(&a->table, a->tokens[u / blocks], u % blocks, a->scale, a->out + u * EL_BLOCK);
 }

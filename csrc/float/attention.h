@@ -1,12 +1,15 @@
-/* Causal attention in blocks of keys, as in FlashAttention (Dao et al., 2022) and Flash-Decoding (Dao et al., 2023).
+/* Causal attention, to all keys or within a window, in blocks of keys, as in FlashAttention (Dao et al., 2022) and Flash-Decoding (Dao et
+ * al., 2023).
  *
- * A row is one query head of one new token. Of a row and of a block of EL_ATTENTION_KEYS keys, counted from position 0:
+ * A row is one query head of one new token. It sees its token's key and those before, of these the last `window`. Of a row and of those
+ * that it sees of a block of EL_ATTENTION_KEYS keys, counted from position 0 whatever the window:
  *     score[t] = scale * sum_e q[e] key[t, e]          a lane is a key, e in order
  *     largest  = max_t score[t], p[t] = exp(score[t] - largest)
- *     sum      = sum_t p[t]                            16 lanes, then the tree
+ *     sum      = sum_t p[t]                            16 lanes, t in lane t mod 16, then the tree
  *     mixed[e] = sum_t p[t] value[t, e]                a lane is a head element, t in order
- * Blocks are merged in order: sum and mixed of either side, times exp(its largest - the larger one), are added. At last
- * out = mixed / sum. So no bit depends on which rows and blocks are handled together, or by which thread.
+ * Blocks are merged in order, from the first that the row sees any of: sum and mixed of either side, times exp(its largest - the larger
+ * one), are added. At last out = mixed / sum. So no bit depends on which rows and blocks are handled together, or by which thread, and a
+ * window that hides nothing changes none.
  *
  * E is a multiple of 16. While one half of a block is read, keys or values, what is needed next is fetched into cache. */
 enum {
@@ -41,14 +44,36 @@ static inline int64_t row_keys(const row_tile *tile, int64_t i)
     return tile->position + (tile->first + i) / heads_sharing(tile->a) + 1;
 }
 
-/* The first row that sees keys of the block; the later ones do too. */
+/* The first key that row i sees. */
+static inline int64_t row_first_key(const row_tile *tile, int64_t i)
+{
+    int64_t hidden = row_keys(tile, i) - tile->a->window;
+    return hidden > 0 ? hidden : 0;
+}
+
+/* The tile's row that is this many tokens after the new ones' first, or the tile's end on that side. */
+static inline int64_t row_of_token(const row_tile *tile, int64_t token)
+{
+    int64_t row = token * heads_sharing(tile->a) - tile->first;
+    return row < 0 ? 0 : row < tile->count ? row : tile->count;
+}
+
+/* The first row that sees keys of the block or of later ones. */
 static inline int64_t first_row(const row_tile *tile, int64_t block)
 {
-    int64_t row = (block * EL_ATTENTION_KEYS - tile->position) * heads_sharing(tile->a) - tile->first;
-    return row > 0 ? row : 0;
+    return row_of_token(tile, block * EL_ATTENTION_KEYS - tile->position);
+}
+
+/* The end of the rows that see keys before the block: for the later ones all of these are out of the window. */
+static inline int64_t rows_begun(const row_tile *tile, int64_t block)
+{
+    return row_of_token(tile, block * EL_ATTENTION_KEYS + tile->a->window - 1 - tile->position);
 }
 
 static inline int64_t blocks_of(int64_t keys) { return (keys + EL_ATTENTION_KEYS - 1) / EL_ATTENTION_KEYS; }
+
+/* The first block that the tile's rows see any of. */
+static inline int64_t first_block(const row_tile *tile) { return row_first_key(tile, 0) / EL_ATTENTION_KEYS; }
 
 /* How many of the vectors left are handled at a time with so many rows: 4, 2 or 1. */
 INLINE int vectors_at_once(int64_t left, int rows)
@@ -64,7 +89,7 @@ typedef struct {
     const el_attention *a;
     int64_t at;                  /* of the block's first element among the keys, and among the values */
     int64_t next, next_keys;     /* how far on the keys lie that are needed after it, and how many they are */
-    int64_t seen[REGISTER_ROWS]; /* keys that a row sees, no fewer than the row before it */
+    int64_t from[REGISTER_ROWS], to[REGISTER_ROWS]; /* keys that a row sees, from one on up to another, neither before the last row's */
     const float *q[REGISTER_ROWS];
     float p[REGISTER_ROWS][EL_ATTENTION_KEYS]; /* scores, then weights */
 } row_block;
@@ -91,31 +116,48 @@ INLINE void score_keys(row_block *b, int is_f16, int rows, int count, int64_t t)
             v_store(b->p[r] + t + i * 16, v_mul(sum[r][i], v_set1(b->a->scale)));
 }
 
-/* scores[t] = exp(scores[t] - largest), and 0 from the last key up to a whole 16; gives largest and their sum. */
-static inline void exponentiate(float *scores, int64_t keys, float *largest, float *sum)
+/* a in lanes from.. to - 1, else b. */
+INLINE v16 keep_between(v16 a, int64_t from, int64_t to, v16 b)
+{
+    a = v_keep_n(a, to, b);
+    return from > 0 ? v_keep_n(b, from, a) : a;
+}
+
+/* scores[t] = exp(scores[t] - largest) of the keys seen, and 0 beside them in a whole 16; gives largest and their sum. */
+static inline void exponentiate(float *scores, int64_t from, int64_t to, float *largest, float *sum)
 {
     v16 lowest = v_set1(-INFINITY), zero = v_set1(0.0f), top = lowest, total = zero;
-    for (int64_t t = 0; t < keys; t += 16)
-        top = v_max(v_keep_n(v_load(scores + t), keys - t, lowest), top);
+    int64_t begin = from / 16 * 16;
+    for (int64_t t = begin; t < to; t += 16)
+        top = v_max(keep_between(v_load(scores + t), from - t, to - t, lowest), top);
     *largest = v_hmax(top);
-    for (int64_t t = 0; t < keys; t += 16) {
-        v16 p = v_keep_n(v_exp(v_sub(v_load(scores + t), v_set1(*largest))), keys - t, zero);
+    for (int64_t t = begin; t < to; t += 16) {
+        v16 p = keep_between(v_exp(v_sub(v_load(scores + t), v_set1(*largest))), from - t, to - t, zero);
         v_store(scores + t, p);
         total = v_add(total, p);
     }
     *sum = v_hsum(total);
 }
 
-/* mixed[r, e] of `count` times 16 elements, from element e on. */
+/* sum + the weighted values of keys from.. to - 1, one row's 16 elements from `at` on. */
+INLINE v16 mix_row(const row_block *b, int is_f16, int r, int64_t from, int64_t to, int64_t at, v16 sum)
+{
+    for (int64_t t = from; t < to; t++)
+        sum = v_fma(v_set1(b->p[r][t]), cache_load(b->a->cache.values, at + t * b->a->cache.head_dim, is_f16), sum);
+    return sum;
+}
+
+/* mixed[r, e] of `count` times 16 elements, from element e on: the rows together where all see a key, before and after that each alone. */
 INLINE void mix_values(const row_block *b, int is_f16, int rows, int count, int64_t e, float *mixed)
 {
     const el_cache *cache = &b->a->cache;
     int64_t at = b->at + e, dim = cache->head_dim, next_at = at + b->next;
     v16 sum[REGISTER_ROWS][REGISTER_VECTORS], value[REGISTER_VECTORS];
+    int64_t from = b->from[rows - 1], to = b->to[0] > from ? b->to[0] : from;
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < count; i++)
-            sum[r][i] = v_set1(0.0f);
-    for (int64_t t = 0; t < b->seen[0]; t++) {
+            sum[r][i] = mix_row(b, is_f16, r, b->from[r], from < b->to[r] ? from : b->to[r], at + i * 16, v_set1(0.0f));
+    for (int64_t t = from; t < to; t++) {
         for (int i = 0; i < count; i++)
             value[i] = cache_load(cache->values, at + t * dim + i * 16, is_f16);
         if (t < b->next_keys)
@@ -126,9 +168,8 @@ INLINE void mix_values(const row_block *b, int is_f16, int rows, int count, int6
     }
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < count; i++) {
-            for (int64_t t = b->seen[0]; t < b->seen[r]; t++) /* which rows before this one don't see */
-                sum[r][i] = v_fma(v_set1(b->p[r][t]), cache_load(cache->values, at + t * dim + i * 16, is_f16), sum[r][i]);
-            v_store(mixed + r * dim + e + i * 16, sum[r][i]);
+            v16 all = mix_row(b, is_f16, r, to, b->to[r], at + i * 16, sum[r][i]);
+            v_store(mixed + r * dim + e + i * 16, all);
         }
 }
 
@@ -142,12 +183,14 @@ static inline void fill_row_block(row_block *b, const row_tile *tile, int64_t bl
         b->next = EL_ATTENTION_KEYS * cache->head_dim;
         b->next_keys = (left + EL_KEY_TILE - 1) / EL_KEY_TILE * EL_KEY_TILE;
     } else { /* the next key/value head's first */
-        b->next = (cache->context - begin) * cache->head_dim;
-        b->next_keys = end;
+        int64_t first = first_block(tile) * EL_ATTENTION_KEYS;
+        b->next = (cache->context - begin + first) * cache->head_dim;
+        b->next_keys = end - first;
     }
     for (int r = 0; r < rows; r++) {
-        int64_t seen = row_keys(tile, i + r) - begin;
-        b->seen[r] = seen < EL_ATTENTION_KEYS ? seen : EL_ATTENTION_KEYS;
+        int64_t from = row_first_key(tile, i + r) - begin, to = row_keys(tile, i + r) - begin;
+        b->from[r] = from > 0 ? from : 0;
+        b->to[r] = to < EL_ATTENTION_KEYS ? to : EL_ATTENTION_KEYS;
         b->q[r] = tile->a->q + row_offset(tile, i + r);
     }
 }
@@ -158,14 +201,14 @@ INLINE void attend_rows(const row_tile *tile, int is_f16, int64_t block, int64_t
     row_block b;
     fill_row_block(&b, tile, block, i, rows);
     int64_t dim = tile->a->cache.head_dim;
-    for (int64_t t = 0, n; t < b.seen[rows - 1]; t += n * 16)
-        switch (n = vectors_at_once((b.seen[rows - 1] - t + 15) / 16, rows)) { /* constants, so that sums stay in registers */
+    for (int64_t t = b.from[0] / EL_KEY_TILE * EL_KEY_TILE, n; t < b.to[rows - 1]; t += n * 16)
+        switch (n = vectors_at_once((b.to[rows - 1] - t + 15) / 16, rows)) { /* constants, so that sums stay in registers */
         case 4: score_keys(&b, is_f16, rows, 4, t); break;
         case 2: score_keys(&b, is_f16, rows, 2, t); break;
         default: score_keys(&b, is_f16, rows, 1, t); break;
         }
     for (int r = 0; r < rows; r++)
-        exponentiate(b.p[r], b.seen[r], &out->largest[i + r], &out->sum[i + r]);
+        exponentiate(b.p[r], b.from[r], b.to[r], &out->largest[i + r], &out->sum[i + r]);
     for (int64_t e = 0, n; e < dim; e += n * 16)
         switch (n = vectors_at_once((dim - e) / 16, rows)) {
         case 4: mix_values(&b, is_f16, rows, 4, e, out->mixed + i * dim); break;
@@ -176,8 +219,9 @@ INLINE void attend_rows(const row_tile *tile, int is_f16, int64_t block, int64_t
 
 INLINE void attend_as(const row_tile *tile, int is_f16, int64_t block, partial *out)
 {
-    for (int64_t i = first_row(tile, block); i < tile->count; i += REGISTER_ROWS)
-        switch (tile->count - i) {
+    int64_t end = rows_begun(tile, block + 1);
+    for (int64_t i = first_row(tile, block); i < end; i += REGISTER_ROWS)
+        switch (end - i) {
         case 1: attend_rows(tile, is_f16, block, i, 1, out); break;
         case 2: attend_rows(tile, is_f16, block, i, 2, out); break;
         case 3: attend_rows(tile, is_f16, block, i, 3, out); break;
@@ -194,23 +238,25 @@ static void attend(const row_tile *tile, int64_t block, partial *out)
         attend_as(tile, 0, block, out);
 }
 
-/* total = total merged with what the rows make of a later block. */
+/* total = total merged with what the rows make of a later block; it is the first one of rows begun.. , and nothing to later ones yet. */
 static void merge(const row_tile *tile, int64_t block, partial *total, const partial *part)
 {
-    int64_t dim = tile->a->cache.head_dim, first = first_row(tile, block);
+    int64_t dim = tile->a->cache.head_dim, first = first_row(tile, block), begun = rows_begun(tile, block);
     v16 before = v_load(total->largest), here = v_load(part->largest), largest = v_max(here, before); /* a lane is a row */
     v16 keep = v_exp(v_sub(before, largest)), add = v_exp(v_sub(here, largest));
     v16 sum = v_fma(v_load(part->sum), add, v_mul(v_load(total->sum), keep));
-    v_store(total->largest, v_keep_n(before, first, largest));
-    v_store(total->sum, v_keep_n(v_load(total->sum), first, sum));
+    v_store(total->largest, v_keep_n(before, first, v_keep_n(largest, begun, v_load(part->largest))));
+    v_store(total->sum, v_keep_n(v_load(total->sum), first, v_keep_n(sum, begun, v_load(part->sum))));
     float keeps[16], adds[16];
     v_store(keeps, keep);
     v_store(adds, add);
-    for (int64_t i = first; i < tile->count; i++)
+    for (int64_t i = first; i < begun; i++)
         for (int64_t e = i * dim; e < (i + 1) * dim; e += 16) {
             v16 kept = v_mul(v_load(total->mixed + e), v_set1(keeps[i]));
             v_store(total->mixed + e, v_fma(v_load(part->mixed + e), v_set1(adds[i]), kept));
         }
+    size_t new_rows = (size_t)(rows_begun(tile, block + 1) - begun);
+    memcpy(total->mixed + begun * dim, part->mixed + begun * dim, new_rows * (size_t)dim * sizeof *part->mixed);
 }
 
 static void write_out(const row_tile *tile, const partial *total)
@@ -234,19 +280,21 @@ static inline row_tile tile_of_unit(const el_attention *a, const el_step *step, 
 static void share_blocks(const el_attention *a, const el_step *step, int64_t tiles, el_team team)
 {
     int64_t size = EL_ATTENTION_ROWS * (2 + a->cache.head_dim), most = blocks_of(a->cache.context);
-    int64_t blocks = blocks_of(step->position + step->n_tokens);
+    row_tile first_tile = tile_of_unit(a, step, 0, tiles);
+    int64_t first = first_block(&first_tile), blocks = blocks_of(step->position + step->n_tokens) - first; /* of every tile */
     el_range share = el_share(tiles * a->cache.heads * blocks, team);
     for (int64_t u = share.begin; u < share.end; u++) {
-        int64_t unit = u / blocks, block = u % blocks;
+        int64_t unit = u / blocks, block = first + u % blocks;
         row_tile tile = tile_of_unit(a, step, unit, tiles);
         float *parts = a->partials + unit * most * size;
         attend(&tile, block, (partial *)(parts + block * size));
         if (__atomic_add_fetch(a->arrived + unit, 1, __ATOMIC_ACQ_REL) < blocks)
             continue;
         __atomic_store_n(a->arrived + unit, 0, __ATOMIC_RELAXED);
-        for (int64_t b = 1; b < blocks; b++)
-            merge(&tile, b, (partial *)parts, (partial *)(parts + b * size));
-        write_out(&tile, (partial *)parts);
+        partial *total = (partial *)(parts + first * size);
+        for (int64_t b = first + 1; b < first + blocks; b++)
+            merge(&tile, b, total, (partial *)(parts + b * size));
+        write_out(&tile, total);
     }
 }
 
@@ -258,9 +306,9 @@ static void share_tiles(const el_attention *a, const el_step *step, int64_t tile
     memset(part, 0, sizeof(partial));
     for (int64_t unit = team.thread; unit < tiles * a->cache.heads; unit += team.threads) { /* in turn: later rows see more keys */
         row_tile tile = tile_of_unit(a, step, unit, tiles);
-        int64_t blocks = blocks_of(row_keys(&tile, tile.count - 1));
-        attend(&tile, 0, (partial *)total);
-        for (int64_t block = 1; block < blocks; block++) {
+        int64_t first = first_block(&tile), blocks = blocks_of(row_keys(&tile, tile.count - 1));
+        attend(&tile, first, (partial *)total);
+        for (int64_t block = first + 1; block < blocks; block++) {
             attend(&tile, block, (partial *)part);
             merge(&tile, block, (partial *)total, (partial *)part);
         }

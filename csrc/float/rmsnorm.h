@@ -1,4 +1,5 @@
-/* Root-mean-square norm (Zhang and Sennrich, 2019) of each row, then its int8 codes. K is a multiple of 32. */
+/* Root-mean-square norm (Zhang and Sennrich, 2019) of each row, which then becomes int8 codes (K a multiple of 32), takes the place of
+ * what it was, or is added to another. K is a multiple of 16. */
 typedef struct {
     const float *x, *weight;
     float inverse_rms;
@@ -18,6 +19,31 @@ static inline v16 normed(const void *source, int64_t k)
 {
     const normed_row *row = source;
     return v_mul(v_load(row->weight + k), v_mul(v_load(row->x + k), v_set1(row->inverse_rms)));
+}
+
+void EL_KERNEL(el_rmsnorm)(const el_args *args, const el_step *step, el_team team)
+{
+    const el_rmsnorm *a = &args->rmsnorm;
+    el_range units = el_share((int64_t)step->n_tokens * a->heads, team);
+    for (int64_t u = units.begin; u < units.end; u++) {
+        float *x = a->x + u * a->head_dim;
+        normed_row row = {x, a->weight, inverse_rms(x, a->head_dim, a->eps)};
+        for (int64_t e = 0; e < a->head_dim; e += 16)
+            v_store(x + e, normed(&row, e));
+    }
+}
+
+void EL_KERNEL(el_rmsnorm_add)(const el_args *args, const el_step *step, el_team team)
+{
+    const el_rmsnorm_add *a = &args->rmsnorm_add;
+    el_range rows = el_share(step->n_tokens, team);
+    for (int64_t l = rows.begin; l < rows.end; l++) {
+        const float *x = a->x + l * a->cols;
+        float *out = a->out + l * a->cols;
+        normed_row row = {x, a->weight, inverse_rms(x, a->cols, a->eps)};
+        for (int64_t k = 0; k < a->cols; k += 16)
+            v_store(out + k, v_add(v_load(out + k), normed(&row, k)));
+    }
 }
 
 /* Threads share out rows: a row is finished sooner by one thread than by two that both need all of it. */

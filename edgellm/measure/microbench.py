@@ -21,6 +21,7 @@ from edgellm.ops.interface import (
     TILE,
     Activation,
     CacheLayer,
+    GateActivation,
     Layout,
     LookupRoom,
     Ops,
@@ -135,10 +136,10 @@ def quantize(setting: Setting, cols: int) -> KernelBench:
     return KernelBench(setting, [lambda ops, step: ops.quantize(out, x, step)] * CALLS)
 
 
-def swiglu_quantize(setting: Setting, cols: int) -> KernelBench:
+def gate_quantize(setting: Setting, cols: int, activation: GateActivation = "silu") -> KernelBench:
     """Of vectors [L, cols]."""
     out, gate, up = _activation(setting.n_tokens, cols), _normal(setting.n_tokens, cols), _normal(setting.n_tokens, cols)
-    return KernelBench(setting, [lambda ops, step: ops.swiglu_quantize(out, gate, up, step)] * CALLS)
+    return KernelBench(setting, [lambda ops, step: ops.gate_quantize(out, gate, up, activation, step)] * CALLS)
 
 
 def rope(setting: Setting, heads: int, head_dim: int) -> KernelBench:

@@ -99,7 +99,7 @@ def decoder_layer(
     ops.rmsnorm_quantize(s.normed_LD, s.hidden_LD, w.post_attention_layernorm, config.rms_norm_eps, step)
     ops.matmul(s.gate_LF, s.normed_LD, w.gate_proj, step)
     ops.matmul(s.up_LF, s.normed_LD, w.up_proj, step)
-    ops.swiglu_quantize(s.gated_LF, s.gate_LF, s.up_LF, step)
+    ops.gate_quantize(s.gated_LF, s.gate_LF, s.up_LF, "silu", step)
     ops.matmul(s.hidden_LD, s.gated_LF, w.down_proj, step, accumulate=True)
 
 

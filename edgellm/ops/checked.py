@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from edgellm.ops.interface import F32, I32, I64, Activation, CacheLayer, CheckingOps, PackedMatrix, Partials, Step
+from edgellm.ops.interface import F32, I32, I64, Activation, CacheLayer, CheckingOps, GateActivation, PackedMatrix, Partials, Step
 
 _NOTHING = (1 << 63) - 1
 
@@ -45,9 +45,19 @@ class Checked:
         rows = x.reshape(len(x), -1)
         self._ops.check_finite(self._first, rows, self._number(), step, outputs_only)
 
-    def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
+    def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step, scale: float = 1.0) -> None:
         """As in `interface.Ops`."""
-        self._ops.embed(out, tokens, table, step)
+        self._ops.embed(out, tokens, table, step, scale)
+        self._check(out, step)
+
+    def rmsnorm(self, x: F32, weight: F32, eps: float, step: Step) -> None:
+        """As in `interface.Ops`."""
+        self._ops.rmsnorm(x, weight, eps, step)
+        self._check(x, step)
+
+    def rmsnorm_add(self, out: F32, x: F32, weight: F32, eps: float, step: Step) -> None:
+        """As in `interface.Ops`."""
+        self._ops.rmsnorm_add(out, x, weight, eps, step)
         self._check(out, step)
 
     def rmsnorm_quantize(self, out: Activation, x: F32, weight: F32, eps: float, step: Step, outputs_only: bool = False) -> None:
@@ -65,6 +75,11 @@ class Checked:
         self._ops.matmul(out, x, w, step, accumulate, outputs_only)
         self._check(out, step, outputs_only)
 
+    def add_bias(self, x: F32, bias: F32, step: Step) -> None:
+        """As in `interface.Ops`."""
+        self._ops.add_bias(x, bias, step)
+        self._check(x, step)
+
     def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:
         """As in `interface.Ops`."""
         self._ops.rope(x, cos, sin, step)
@@ -75,12 +90,19 @@ class Checked:
         self._ops.cache_append(cache, k, v, cos, sin, step)
         self._ops.check_cache(self._first, cache, self._number(), step)
 
-    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: Partials, scale: float, step: Step) -> None:
+    def attention(
+        self, out: F32, q: F32, cache: CacheLayer, scratch: Partials, scale: float, step: Step, window: int | None = None
+    ) -> None:
         """As in `interface.Ops`."""
-        self._ops.attention(out, q, cache, scratch, scale, step)
+        self._ops.attention(out, q, cache, scratch, scale, step, window)
         self._check(out, step)
 
-    def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
+    def gate_quantize(self, out: Activation, gate: F32, up: F32, activation: GateActivation, step: Step) -> None:
         """As in `interface.Ops`."""
-        self._ops.swiglu_quantize(out, gate, up, step)
+        self._ops.gate_quantize(out, gate, up, activation, step)
         self._check(out.scales, step)
+
+    def relu2_gate(self, gate: F32, up: F32, step: Step) -> None:
+        """As in `interface.Ops`."""
+        self._ops.relu2_gate(gate, up, step)
+        self._check(up, step)

@@ -35,6 +35,9 @@ TABLE_BYTES = {"quads": 256, "pairs": 512, "singles": 1024}  # a block; what an 
 Layout = Literal["multiply-add", "lookup"]  # how a packed matrix's codes lie, which says what kernels multiply it
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
+GateActivation = Literal["silu", "gelu_pytorch_tanh"]  # what a gate goes through, as Hugging Face calls it
+GATE_ACTIVATIONS: tuple[GateActivation, ...] = get_args(GateActivation)
+
 
 class Step:
     """What changes from step to step, in memory that the C kernels read: T, L, and how many last tokens need logits."""
@@ -191,8 +194,14 @@ Matrix_contra = TypeVar("Matrix_contra", contravariant=True)
 class MatrixOps(Protocol[Matrix_contra]):
     """The operations of the forward pass. Results go to the first argument; `step` says how many tokens there are."""
 
-    def embed(self, out: F32, tokens: I32, table: Matrix_contra, step: Step) -> None:
-        """out[l, :] = table[tokens[l], :]; out float32 [L, D], tokens int32 [L]."""
+    def embed(self, out: F32, tokens: I32, table: Matrix_contra, step: Step, scale: float = 1.0) -> None:
+        """out[l, :] = scale * table[tokens[l], :]; out float32 [L, D], tokens int32 [L]."""
+
+    def rmsnorm(self, x: F32, weight: F32, eps: float, step: Step) -> None:
+        """x = weight * x / sqrt(mean(x^2) + eps) of each head, in place; x float32 [L, heads, E], weight float32 [E]."""
+
+    def rmsnorm_add(self, out: F32, x: F32, weight: F32, eps: float, step: Step) -> None:
+        """out += weight * x / sqrt(mean(x^2) + eps); out and x float32 [L, D], weight float32 [D], D a multiple of 16."""
 
     def rmsnorm_quantize(self, out: Activation, x: F32, weight: F32, eps: float, step: Step, outputs_only: bool = False) -> None:
         """out = quantize(weight * x / sqrt(mean(x^2) + eps)), x float32 [L, D]; with outputs_only the last rows only."""
@@ -203,17 +212,32 @@ class MatrixOps(Protocol[Matrix_contra]):
     def matmul(self, out: F32, x: Activation, w: Matrix_contra, step: Step, accumulate: bool = False, outputs_only: bool = False) -> None:
         """out[l, n] (+)= sum_k w[n, k] x[l, k]; out float32 [L, N]."""
 
+    def add_bias(self, x: F32, bias: F32, step: Step) -> None:
+        """x[l, n] += bias[n], in place; x float32 [L, N], bias float32 [N]."""
+
     def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:
         """Rotate x float32 [L, heads, E] in place by positions T.. with cos and sin float32 [context, E/2]."""
 
     def cache_append(self, cache: CacheLayer, k: F32, v: F32, cos: F32, sin: F32, step: Step) -> None:
         """Store rope(k) and v, float32 [L, G, E], at positions T.. of the cache."""
 
-    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: Partials, scale: float, step: Step) -> None:
-        """out = softmax(scale * q keys^T, causal) values; q and out float32 [L, H, E]."""
+    def attention(
+        self, out: F32, q: F32, cache: CacheLayer, scratch: Partials, scale: float, step: Step, window: int | None = None
+    ) -> None:
+        """out = softmax(scale * q keys^T, causal) values; q and out float32 [L, H, E].
 
-    def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
-        """out = quantize(gate / (1 + exp(-gate)) * up); gate and up float32 [L, F]."""
+        Position p sees the positions t <= p and, with a window, p - window < t.
+        """
+
+    def gate_quantize(self, out: Activation, gate: F32, up: F32, activation: GateActivation, step: Step) -> None:
+        """out = quantize(a(gate) * up); gate and up float32 [L, F].
+
+        silu: a(g) = g / (1 + exp(-g)) (SwiGLU: Shazeer, 2020). gelu_pytorch_tanh: a(g) = g / 2 (1 + tanh(sqrt(2 / pi) (g + 0.044715 g^3)))
+        (Hendrycks and Gimpel, 2016).
+        """
+
+    def relu2_gate(self, gate: F32, up: F32, step: Step) -> None:
+        """up = max(gate, 0)^2 * up, in place (So et al., 2021); gate and up float32 [L, F]."""
 
 
 Ops = MatrixOps[PackedMatrix]

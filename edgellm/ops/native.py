@@ -19,6 +19,7 @@ from edgellm.ops.compiled import CData, ffi, lib, pointer
 from edgellm.ops.interface import (
     F16,
     F32,
+    GATE_ACTIVATIONS,
     I32,
     I64,
     KEY_TILE,
@@ -28,6 +29,7 @@ from edgellm.ops.interface import (
     U8,
     Activation,
     CacheLayer,
+    GateActivation,
     Layout,
     PackedMatrix,
     Partials,
@@ -46,8 +48,8 @@ READ_BLOCK: int = lib.EL_READ_BLOCK
 """`read` takes a multiple of so many bytes."""
 
 _OP_NAMES = {getattr(lib, f"EL_OP_{name.upper()}"): name for name in (
-    "embed", "rmsnorm_quantize", "quantize", "matmul", "lookup", "rope", "cache_append", "attention", "swiglu_quantize",
-    "check_finite", "check_cache", "lut8_tables", "lut8")}  # fmt: skip
+    "embed", "rmsnorm", "rmsnorm_add", "rmsnorm_quantize", "quantize", "matmul", "lookup", "add_bias", "rope", "cache_append", "attention",
+    "gate_quantize", "relu2_gate", "check_finite", "check_cache", "lut8_tables", "lut8")}  # fmt: skip
 
 
 _NO_KERNEL = -2
@@ -264,6 +266,11 @@ def _check(name: str, array: npt.NDArray[Any], dtype: type, *tail: int) -> None:
         )
 
 
+def _check_vector(name: str, array: npt.NDArray[Any], size: int) -> None:
+    if array.dtype != np.float32 or array.shape != (size,):
+        raise InvalidRequestError(f"{name}: expected float32 [{size}], got {array.dtype} {array.shape}")
+
+
 def _fill_matrix(field: CData, matrix: PackedMatrix) -> None:
     expected, found = packed_bytes(matrix.scheme, matrix.rows, matrix.cols), (matrix.codes.nbytes, matrix.scales.nbytes)
     if found != expected:
@@ -381,22 +388,47 @@ class _NativeOps:
     def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
         raise NotImplementedError
 
-    def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
-        """out[l, :] = table[tokens[l], :]."""
+    def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step, scale: float = 1.0) -> None:
+        """out[l, :] = scale * table[tokens[l], :]."""
         _check("embed: out", out, np.float32, table.cols)
         _check("embed: tokens", tokens, np.int32)
         op = ffi.new("el_op *", {"kind": lib.EL_OP_EMBED})
         args = op.args.embed
-        args.tokens, args.out = pointer("int32_t *", tokens), pointer("float *", out)
+        args.tokens, args.out, args.scale = pointer("int32_t *", tokens), pointer("float *", out), scale
         _fill_matrix(args.table, table)
         work = Work((table.rows, table.cols), table.scheme, bytes_per_token=table.nbytes // table.rows)
         self._emit(op, work, _parts(tokens, table), [out], step)
 
+    def rmsnorm(self, x: F32, weight: F32, eps: float, step: Step) -> None:
+        """x = weight * x / sqrt(mean(x^2) + eps) of each head, in place."""
+        heads, head_dim = x.shape[1:]
+        _check("rmsnorm: x", x, np.float32, heads, head_dim)
+        _check_head_dim(head_dim)
+        _check_vector("rmsnorm: weight", weight, head_dim)
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_RMSNORM})
+        args = op.args.rmsnorm
+        args.x, args.weight = pointer("float *", x), pointer("float *", weight)
+        args.heads, args.head_dim, args.eps = heads, head_dim, eps
+        self._emit(op, Work(x.shape[1:]), [weight], [x], step)
+
+    def rmsnorm_add(self, out: F32, x: F32, weight: F32, eps: float, step: Step) -> None:
+        """out += weight * x / sqrt(mean(x^2) + eps)."""
+        cols = weight.size
+        for name, array in (("x", x), ("out", out)):
+            _check(f"rmsnorm_add: {name}", array, np.float32, cols)
+        _check_vector("rmsnorm_add: weight", weight, cols)
+        if cols % 16:
+            raise InvalidRequestError(f"rmsnorm_add: columns must be a multiple of 16, not {cols}")
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_RMSNORM_ADD})
+        args = op.args.rmsnorm_add
+        args.x, args.weight, args.out = (pointer("float *", a) for a in (x, weight, out))
+        args.cols, args.eps = cols, eps
+        self._emit(op, Work(x.shape[1:]), [x, weight], [out], step)
+
     def rmsnorm_quantize(self, out: Activation, x: F32, weight: F32, eps: float, step: Step, outputs_only: bool = False) -> None:
         """out = quantize(weight * x / sqrt(mean(x^2) + eps))."""
         _check("rmsnorm_quantize: x", x, np.float32, out.codes.shape[1])
-        if weight.shape != x.shape[1:] or weight.dtype != np.float32:
-            raise InvalidRequestError(f"rmsnorm_quantize: weight {weight.dtype} {weight.shape} for x {x.shape}")
+        _check_vector("rmsnorm_quantize: weight", weight, x.shape[1])
         op = ffi.new("el_op *", {"kind": lib.EL_OP_RMSNORM_QUANTIZE})
         args = op.args.rmsnorm_quantize
         args.x, args.weight = pointer("float *", x), pointer("float *", weight)
@@ -417,6 +449,16 @@ class _NativeOps:
         op = ffi.new("el_op *", {"kind": lib.EL_OP_LOOKUP if w.layout == "lookup" else lib.EL_OP_MATMUL})
         work = _fill_matmul(op.args.matmul, out, x, w, accumulate, outputs_only)
         self._emit(op, work, _parts(x, w), [out], step, _lookup_threads(x, w))
+
+    def add_bias(self, x: F32, bias: F32, step: Step) -> None:
+        """x[l, n] += bias[n], in place."""
+        cols = bias.size
+        _check("add_bias: x", x, np.float32, cols)
+        _check_vector("add_bias: bias", bias, cols)
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_ADD_BIAS})
+        args = op.args.add_bias
+        args.x, args.bias, args.cols = pointer("float *", x), pointer("float *", bias), cols
+        self._emit(op, Work(x.shape[1:]), [bias], [x], step)
 
     def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:
         """Rotate x [L, heads, E] in place."""
@@ -444,11 +486,15 @@ class _NativeOps:
         _fill_cache(args.cache, cache)
         self._emit(op, Work(k.shape[1:]), [k, v, cos, sin], _parts(cache), step)
 
-    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: Partials, scale: float, step: Step) -> None:
-        """out = softmax(scale * q keys^T, causal) values."""
+    def attention(
+        self, out: F32, q: F32, cache: CacheLayer, scratch: Partials, scale: float, step: Step, window: int | None = None
+    ) -> None:
+        """out = softmax(scale * q keys^T, causal and within the window) values."""
         heads, kv_heads = q.shape[1], cache.values.shape[0]
         for name, array in (("q", q), ("out", out)):
             _check(f"attention: {name}", array, np.float32, heads, cache.values.shape[2])
+        if window is not None and window < 1:
+            raise InvalidRequestError(f"attention: a window must be at least 1 position, the token's own, not {window}")
         if heads % kv_heads:
             raise InvalidRequestError(f"attention: {heads} query heads can't share {kv_heads} key/value heads evenly")
         blocks, arrived = Partials.shapes(heads, kv_heads, q.shape[2], cache.context)
@@ -460,20 +506,34 @@ class _NativeOps:
         args.q, args.out, args.partials = (pointer("float *", a) for a in (q, out, scratch.blocks))
         args.arrived = pointer("int32_t *", scratch.arrived)
         args.heads, args.scale = heads, scale
+        args.window = cache.context if window is None else min(window, cache.context)
         _fill_cache(args.cache, cache)
         bytes_per_position = (cache.keys.nbytes + cache.values.nbytes) // cache.context
-        work = Work(q.shape[1:], bytes_per_position=bytes_per_position, per_pair=2 * q[0].size)
+        work = Work(q.shape[1:], bytes_per_position=bytes_per_position, per_pair=2 * q[0].size, window=window)
         self._emit(op, work, _parts(q, cache), [out, scratch.blocks, scratch.arrived], step)
 
-    def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
-        """out = quantize(gate / (1 + exp(-gate)) * up)."""
+    def gate_quantize(self, out: Activation, gate: F32, up: F32, activation: GateActivation, step: Step) -> None:
+        """out = quantize(activation(gate) * up)."""
+        if activation not in GATE_ACTIVATIONS:
+            raise InvalidRequestError(f"gate_quantize: activation {activation!r} is unknown; known: {', '.join(GATE_ACTIVATIONS)}")
         for name, array in (("gate", gate), ("up", up)):
-            _check(f"swiglu_quantize: {name}", array, np.float32, out.codes.shape[1])
-        op = ffi.new("el_op *", {"kind": lib.EL_OP_SWIGLU_QUANTIZE})
-        args = op.args.swiglu_quantize
+            _check(f"gate_quantize: {name}", array, np.float32, out.codes.shape[1])
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_GATE_QUANTIZE})
+        args = op.args.gate_quantize
         args.gate, args.up = pointer("float *", gate), pointer("float *", up)
+        args.activation = getattr(lib, f"EL_{activation.upper()}")
         _fill_activation(args.out, out)
         self._emit(op, Work(gate.shape[1:]), [gate, up], _parts(out), step)
+
+    def relu2_gate(self, gate: F32, up: F32, step: Step) -> None:
+        """up = max(gate, 0)^2 * up, in place."""
+        cols = up.shape[-1]
+        for name, array in (("gate", gate), ("up", up)):
+            _check(f"relu2_gate: {name}", array, np.float32, cols)
+        op = ffi.new("el_op *", {"kind": lib.EL_OP_RELU2_GATE})
+        args = op.args.relu2_gate
+        args.gate, args.up, args.cols = pointer("float *", gate), pointer("float *", up), cols
+        self._emit(op, Work(up.shape[1:]), [gate], [up], step)
 
     def check_finite(self, first: I64, x: F32, op: int, step: Step, outputs_only: bool = False) -> None:
         """first[0] = min(first[0], op << 48 | l << 32 | k) for every x[l, k] that is NaN or infinite."""
@@ -558,7 +618,7 @@ class Lut8Recorder(Recorder):
 
     def _emit(self, op: CData, work: Work, reads: _Arrays, writes: _Arrays, step: Step, max_threads: int = MAX_THREADS) -> None:
         """Quantizing makes no exact tables, and the rounded ones of what was quantized before are of the past."""
-        if op.kind in (lib.EL_OP_RMSNORM_QUANTIZE, lib.EL_OP_QUANTIZE, lib.EL_OP_SWIGLU_QUANTIZE):
+        if op.kind in (lib.EL_OP_RMSNORM_QUANTIZE, lib.EL_OP_QUANTIZE, lib.EL_OP_GATE_QUANTIZE):
             getattr(op.args, _OP_NAMES[op.kind]).out.tables = [ffi.NULL] * len(TABLE_BYTES)
             self._made -= {key for key in self._made if key[0] in {array.ctypes.data for array in writes}}
         super()._emit(op, work, reads, writes, step, max_threads)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.formats.matrix import BLOCK, Scheme
-from edgellm.ops.interface import F32, I8, I32, I64, KEY_TILE, U8, Activation, CacheLayer, PackedMatrix, Partials, Step
+from edgellm.ops.interface import F32, I8, I32, I64, KEY_TILE, U8, Activation, CacheLayer, GateActivation, PackedMatrix, Partials, Step
 
 F64 = npt.NDArray[np.float64]
 
@@ -71,21 +71,43 @@ def rotated(x_LHE: F32, cos: F32, sin: F32, position: int) -> F64:
     return np.concatenate([low * c - high * s, high * c + low * s], axis=2)
 
 
+def normed(x: F32, weight: F32, eps: float) -> F64:
+    """weight * x / sqrt(mean(x^2) + eps) over the last axis."""
+    wide = x.astype(np.float64)
+    normed_rows: F64 = wide / np.sqrt((wide**2).mean(axis=-1, keepdims=True) + eps) * weight
+    return normed_rows
+
+
+def activated(gate: F32, activation: GateActivation) -> F64:
+    """What the gate becomes."""
+    wide = gate.astype(np.float64)
+    if activation == "silu":
+        return np.asarray(wide / (1 + np.exp(-wide)))
+    return np.asarray(wide / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))))
+
+
 class Reference:
     """`interface.Ops` in NumPy."""
 
     def __init__(self, quantize_activations: bool = True) -> None:
         self.quantize_activations = quantize_activations
 
-    def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step) -> None:
-        """out[l, :] = table[tokens[l], :]."""
-        out[: step.n_tokens] = table.unpacked.take_rows(tokens[: step.n_tokens]).dequantize()
+    def embed(self, out: F32, tokens: I32, table: PackedMatrix, step: Step, scale: float = 1.0) -> None:
+        """out[l, :] = scale * table[tokens[l], :]."""
+        out[: step.n_tokens] = np.float32(scale) * table.unpacked.take_rows(tokens[: step.n_tokens]).dequantize()
+
+    def rmsnorm(self, x: F32, weight: F32, eps: float, step: Step) -> None:
+        """x = weight * x / sqrt(mean(x^2) + eps) of each head, in place."""
+        x[: step.n_tokens] = normed(x[: step.n_tokens], weight, eps)
+
+    def rmsnorm_add(self, out: F32, x: F32, weight: F32, eps: float, step: Step) -> None:
+        """out += weight * x / sqrt(mean(x^2) + eps)."""
+        out[: step.n_tokens] += normed(x[: step.n_tokens], weight, eps)
 
     def rmsnorm_quantize(self, out: Activation, x: F32, weight: F32, eps: float, step: Step, outputs_only: bool = False) -> None:
         """out = quantize(weight * x / sqrt(mean(x^2) + eps))."""
         rows = x[step.n_tokens - step.n_outputs : step.n_tokens] if outputs_only else x[: step.n_tokens]
-        wide = rows.astype(np.float64)
-        quantize_rows(out, wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + eps) * weight)
+        quantize_rows(out, normed(rows, weight, eps))
 
     def quantize(self, out: Activation, x: F32, step: Step) -> None:
         """out = x in int8, in out's groups: 32 columns or all."""
@@ -106,6 +128,10 @@ class Reference:
         product = vectors @ w.unpacked.dequantize(np.float64).T
         out[:length] = out[:length] + product if accumulate else product
 
+    def add_bias(self, x: F32, bias: F32, step: Step) -> None:
+        """x[l, n] += bias[n], in place."""
+        x[: step.n_tokens] += bias
+
     def rope(self, x: F32, cos: F32, sin: F32, step: Step) -> None:
         """Rotate x [L, heads, E] in place."""
         x[: step.n_tokens] = rotated(x[: step.n_tokens], cos, sin, step.position)
@@ -117,24 +143,36 @@ class Reference:
         cache.keys[:, positions // KEY_TILE, :, positions % KEY_TILE] = keys_LGE
         cache.values[:, positions] = v[: step.n_tokens].transpose(1, 0, 2)
 
-    def attention(self, out: F32, q: F32, cache: CacheLayer, scratch: Partials, scale: float, step: Step) -> None:  # noqa: ARG002
-        """out = softmax(scale * q keys^T, causal) values."""
+    def attention(
+        self,
+        out: F32,
+        q: F32,
+        cache: CacheLayer,
+        scratch: Partials,  # noqa: ARG002
+        scale: float,
+        step: Step,
+        window: int | None = None,
+    ) -> None:
+        """out = softmax(scale * q keys^T, causal and within the window) values."""
         length, heads, dim = step.n_tokens, q.shape[1], q.shape[2]
         total, kv_heads = step.position + length, cache.values.shape[0]
         keys_GTE = cache.keys.transpose(0, 1, 3, 2).reshape(kv_heads, -1, dim)[:, :total].astype(np.float64)
         values_GTE = cache.values[:, :total].astype(np.float64)
         q_GRLE = q[:length].astype(np.float64).transpose(1, 0, 2).reshape(kv_heads, heads // kv_heads, length, dim)
         scores = scale * np.einsum("grle,gte->grlt", q_GRLE, keys_GTE)
-        visible = np.arange(total) <= step.position + np.arange(length)[:, None]
-        scores = np.where(visible, scores, -np.inf)
+        age = step.position + np.arange(length)[:, None] - np.arange(total)
+        scores = np.where((age >= 0) & (age < (window or total)), scores, -np.inf)
         weights = np.exp(scores - scores.max(axis=3, keepdims=True))
         mixed = np.einsum("grlt,gte->grle", weights / weights.sum(axis=3, keepdims=True), values_GTE)
         out[:length] = mixed.reshape(heads, length, dim).transpose(1, 0, 2)
 
-    def swiglu_quantize(self, out: Activation, gate: F32, up: F32, step: Step) -> None:
-        """out = quantize(gate / (1 + exp(-gate)) * up)."""
-        wide = gate[: step.n_tokens].astype(np.float64)
-        quantize_rows(out, wide / (1 + np.exp(-wide)) * up[: step.n_tokens])
+    def gate_quantize(self, out: Activation, gate: F32, up: F32, activation: GateActivation, step: Step) -> None:
+        """out = quantize(activation(gate) * up)."""
+        quantize_rows(out, activated(gate[: step.n_tokens], activation) * up[: step.n_tokens])
+
+    def relu2_gate(self, gate: F32, up: F32, step: Step) -> None:
+        """up = max(gate, 0)^2 * up, in place."""
+        up[: step.n_tokens] = np.maximum(gate[: step.n_tokens].astype(np.float64), 0) ** 2 * up[: step.n_tokens]
 
     def check_finite(self, first: I64, x: F32, op: int, step: Step, outputs_only: bool = False) -> None:
         """first[0] = min(first[0], op << 48 | l << 32 | k) for every x[l, k] that is NaN or infinite."""

@@ -14,7 +14,10 @@ norm       K / 16 fmas a lane and 4 additions sum squares, which are positive: g
            +eps, / K, root, 1 / ., times x, times weight.
 exp        r = x - n ln 2 is off by u |r| at most, |r| <= 0.35; Horner's last step rounds by u, the one before by u |r| / e^r <= 0.42 u,
            all earlier ones by 0.1 u; the polynomial is truncated by 0.1 u: 2 u in sum, and 3 u with the error of ln 2's parts.
-swiglu     exp, 1 + ., gate / ., times up; where -gate > 88 exp stops growing, and the result is below |gate up| e^-88.
+gate       g / (1 + exp(-y)) up: exp, 1 + ., g / ., times up, y = g for SiLU. For GELU y = g (a + b g^2) is a product of positive terms
+           and of at most 4 roundings, constants included, times g: off by D = gamma(4) |y|, hence exp(-y) by a factor e^D, and
+           1 + exp(-y) by the share that exp(-y) has of it. Where -y > 88 exp stops growing, and the result is below |g up| e^-88.
+add, relu2 one rounding; two products.
 attention  a score is E fmas and a product: off by D = gamma(E + 2) |scale| sum|q k|. A key's weight is the product of n exps at most, n
            the number of blocks: one within its block, one for each merge from its block's on. Their arguments are differences
            of largests, each rounded by u times itself: by 3 u R in all, R the scores' range and at most 88, where exp stops, once
@@ -31,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.formats.matrix import BLOCK, Scheme
-from edgellm.ops.interface import ATTENTION_KEYS
+from edgellm.ops.interface import ATTENTION_KEYS, GateActivation
 
 F64 = npt.NDArray[np.float64]
 
@@ -59,9 +62,17 @@ def norm(cols: int) -> float:
     return gamma((cols // 16 + 4 + 2) // 2 + 5)
 
 
-def swiglu() -> float:
-    """Relative, of an element whose gate is above -88."""
-    return gamma(EXP + 3)
+def exponent(gate: npt.NDArray[Any], activation: GateActivation) -> F64:
+    """y."""
+    wide = gate.astype(np.float64)
+    return np.asarray(wide if activation == "silu" else 2 * np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))
+
+
+def gate(gate: npt.NDArray[Any], activation: GateActivation) -> F64:
+    """Relative, of an element whose y is above -88."""
+    y = np.clip(exponent(gate, activation), -88, 88)
+    off = 0.0 if activation == "silu" else np.expm1(gamma(4) * np.abs(y)) / (1 + np.exp(y))
+    return np.asarray(gamma(EXP + 3) + off)
 
 
 def rope(low: npt.NDArray[Any], high: npt.NDArray[Any], cos: npt.NDArray[Any], sin: npt.NDArray[Any]) -> F64:

@@ -17,7 +17,7 @@ HIDDEN, FFN, LENGTH = 96, 160, 5
 class Chain:
     """norm -> gate and up matmul -> swiglu -> down matmul, added to the hidden rows, which every run begins with anew."""
 
-    OPS = ("rmsnorm_quantize", "matmul", "matmul", "swiglu_quantize", "matmul")
+    OPS = ("rmsnorm_quantize", "matmul", "matmul", "gate_quantize", "matmul")
     BARRIERS = (False, True, False, True, True)  # gate and up read the same rows and write different ones
 
     def __init__(self, seed: int = 0) -> None:
@@ -37,7 +37,7 @@ class Chain:
         ops.rmsnorm_quantize(self.normed, self.hidden, self.weight, 1e-5, self.step)
         ops.matmul(self.gate, self.normed, self.w_gate, self.step)
         ops.matmul(self.up, self.normed, self.w_up, self.step)
-        ops.swiglu_quantize(self.gated, self.gate, self.up, self.step)
+        ops.gate_quantize(self.gated, self.gate, self.up, "silu", self.step)
         ops.matmul(self.hidden, self.gated, self.w_down, self.step, accumulate=True)
 
     def record(self, isa: str) -> native.Plan:

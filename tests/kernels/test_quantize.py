@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +15,16 @@ from hypothesis.extra import numpy as arrays
 
 from edgellm.formats.matrix import BLOCK
 from edgellm.ops import native
-from edgellm.ops.interface import Ops
+from edgellm.ops.interface import GATE_ACTIVATIONS, GateActivation, Ops
 from tests.kernels import bounds
 from tests.kernels.calls import Call, Results, assert_same_bits, assert_within, native_results, reference_results, step, written
 from tests.kernels.data import F32, NASTY, normal, sprinkled
 from tests.kernels.space import Space
 
+F64 = npt.NDArray[np.float64]
 COLS = [32, 64, 96, 160, 512, 544, 576, 1536]  # 512: as many blocks as are handled at once
 
+every_activation = pytest.mark.parametrize("activation", GATE_ACTIVATIONS)
 per_token_or_block = pytest.mark.parametrize("per_token", [False, True], ids=["block", "token"])
 
 
@@ -58,21 +62,22 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Swiglu:
-    """out = silu(gate) up."""
+class Gate:
+    """out = activation(gate) up."""
 
     gate: F32
     up: F32
+    activation: GateActivation = "silu"
     per_token: bool = False
 
     def run(self, ops: Ops, space: Space) -> Results:
         out = space.activation_output(*self.gate.shape, per_token=self.per_token)
-        ops.swiglu_quantize(out, space.input(self.gate), space.input(self.up), step(0, len(self.gate)))
+        ops.gate_quantize(out, space.input(self.gate), space.input(self.up), self.activation, step(0, len(self.gate)))
         assert out.exact is not None
         return written(out) | {"exact": out.exact[:-1]}
 
 
-def assert_codes_mean(call: Call, exact: npt.NDArray[np.float64], got: Results, off: npt.NDArray[np.float64]) -> None:
+def assert_codes_mean(call: Call, exact: F64, got: Results, off: F64) -> None:
     """scale * code is exact to half a step, where what was quantized lies within `off` of exact; the sums are those of the codes.
 
     Roundings of the quantization itself: |x| / 127 for the scale, 127 / |x| and its product with x for the code, which has at most
@@ -96,9 +101,7 @@ def bits(results: Results) -> Results:
     return {name: array for name, array in results.items() if name != "exact"}
 
 
-def check(
-    call: Quantize | Norm | Swiglu, isa: str, relative: float, threads: int = 1, absolute: npt.NDArray[np.float64] | None = None
-) -> None:
+def check(call: Quantize | Norm | Gate, isa: str, relative: float | F64, threads: int = 1, absolute: F64 | None = None) -> None:
     got = native_results(call, isa, threads)
     assert_same_bits(call, bits(native_results(call, "scalar")), got)
     exact = reference_results(call)["exact"].astype(np.float64)
@@ -114,9 +117,12 @@ def random_norm(cols: int, length: int, per_token: bool = False, n_outputs: int 
     return Norm(normal(rng, length, cols, size=3), normal(rng, cols), n_outputs=n_outputs, per_token=per_token)
 
 
-def random_swiglu(cols: int, length: int, per_token: bool = False, size: float = 4) -> Swiglu:
+def random_gate(cols: int, length: int, per_token: bool = False, activation: GateActivation = "silu", size: float = 4) -> Gate:
     rng = np.random.default_rng([cols, length])
-    return Swiglu(normal(rng, length, cols, size=size), normal(rng, length, cols), per_token)
+    return Gate(normal(rng, length, cols, size=size), normal(rng, length, cols), activation, per_token)
+
+
+MAKERS: tuple[Callable[..., Call], ...] = (random_quantize, random_norm, random_gate, partial(random_gate, activation="gelu_pytorch_tanh"))
 
 
 @per_token_or_block
@@ -148,25 +154,38 @@ def test_rmsnorm_of_the_last_rows_only(isa: str, n_outputs: int) -> None:
     assert_same_bits(call, bits(native_results(last, isa)), native_results(call, isa))
 
 
+@every_activation
 @per_token_or_block
 @pytest.mark.parametrize("cols", COLS)
-def test_swiglu(isa: str, cols: int, per_token: bool) -> None:
+def test_gate(isa: str, cols: int, per_token: bool, activation: GateActivation) -> None:
     for length in (1, 2, 3, 17, 129):
-        check(random_swiglu(cols, length, per_token), isa, bounds.swiglu())
+        call = random_gate(cols, length, per_token, activation)
+        check(call, isa, bounds.gate(call.gate, activation))
 
 
-def test_swiglu_beyond_the_limits_of_exp(isa: str) -> None:
-    call = random_swiglu(96, 9, size=60)
-    beyond = np.where(call.gate < -87, np.abs(call.gate * call.up.astype(np.float64)) * np.exp(-87.0), 0)
+@every_activation
+def test_gate_beyond_the_limits_of_exp(isa: str, activation: GateActivation) -> None:
+    call = random_gate(96, 9, activation=activation, size=60)
+    beyond = np.where(bounds.exponent(call.gate, activation) < -87, np.abs(call.gate * call.up.astype(np.float64)) * np.exp(-87.0), 0)
     with np.errstate(over="ignore"):
-        check(call, isa, bounds.swiglu(), absolute=beyond)
+        check(call, isa, bounds.gate(call.gate, activation), absolute=beyond)
+
+
+@every_activation
+def test_every_size_of_gate(isa: str, activation: GateActivation) -> None:
+    """One element a group, so that none is rounded away beside a larger one."""
+    sizes = np.concatenate([np.linspace(-6, 6, 3001), np.geomspace(1e-30, 6, 500), -np.geomspace(1e-30, 6, 500)]).astype(np.float32)
+    gate = np.zeros((len(sizes), BLOCK), np.float32)
+    gate[:, 5] = sizes
+    call = Gate(gate, np.ones_like(gate), activation)
+    check(call, isa, bounds.gate(gate, activation))
 
 
 @per_token_or_block
 @pytest.mark.parametrize("threads", [2, 3, 5])
 @pytest.mark.parametrize("length", [1, 4, 7])
 def test_threads_change_no_bit(isa: str, threads: int, length: int, per_token: bool) -> None:
-    for make in (random_quantize, random_norm, random_swiglu):
+    for make in MAKERS:
         call = make(160, length, per_token)
         assert_same_bits(call, bits(native_results(call, "scalar")), native_results(call, isa, threads))
 
@@ -174,7 +193,7 @@ def test_threads_change_no_bit(isa: str, threads: int, length: int, per_token: b
 @per_token_or_block
 @pytest.mark.parametrize("shift", [1, 2, 3, 5, 8])
 def test_buffers_need_no_more_than_their_elements_alignment(isa: str, shift: int, per_token: bool) -> None:
-    for make in (random_quantize, random_norm, random_swiglu):
+    for make in MAKERS:
         call = make(96, 3, per_token)
         assert_same_bits(call, bits(native_results(call, "scalar")), native_results(call, isa, shift=shift))
 
@@ -190,13 +209,14 @@ def test_nasty_floats_give_the_same_bits(isa: str, per_token: bool) -> None:
             row[place] = value
             rows.append(row)
     x = np.stack([*rows, *sprinkled(rng, 40, 64)])
-    for call in (
+    calls: list[Call] = [
         Quantize(x, per_token),
         Norm(x, normal(rng, 64), per_token=per_token),
         Norm(x, sprinkled(rng, 64), per_token=per_token),
-        Swiglu(x, x[::-1].copy(), per_token),
-        Swiglu(x, normal(rng, *x.shape), per_token),
-    ):
+        *(Gate(x, x[::-1].copy(), activation, per_token) for activation in GATE_ACTIVATIONS),
+        *(Gate(x, normal(rng, *x.shape), activation, per_token) for activation in GATE_ACTIVATIONS),
+    ]
+    for call in calls:
         assert_same_bits(call, bits(native_results(call, "scalar")), native_results(call, isa))
 
 
@@ -227,5 +247,7 @@ def test_ties_round_to_even(isa: str) -> None:
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(x=arrays.arrays(np.float32, (2, 64), elements=st.floats(width=32)), per_token=st.booleans())
 def test_any_floats_give_the_same_bits(isa_under_test: str, x: F32, per_token: bool) -> None:
-    for call in (Quantize(x, per_token), Norm(x, x[1], per_token=per_token), Swiglu(x, x[::-1].copy(), per_token)):
+    gates = [Gate(x, x[::-1].copy(), activation, per_token) for activation in GATE_ACTIVATIONS]
+    calls: list[Call] = [Quantize(x, per_token), Norm(x, x[1], per_token=per_token), *gates]
+    for call in calls:
         assert_same_bits(call, bits(native_results(call, "scalar")), native_results(call, isa_under_test))

@@ -53,7 +53,7 @@ def test_caches_fill_the_working_set(isa: str) -> None:
 @pytest.mark.parametrize(
     ("make", "dims"),
     [
-        *((make, (64,)) for make in (microbench.rmsnorm_quantize, microbench.quantize, microbench.swiglu_quantize)),
+        *((make, (64,)) for make in (microbench.rmsnorm_quantize, microbench.quantize, microbench.gate_quantize)),
         *((make, (2, 16)) for make in (microbench.rope, microbench.cache_append)),
     ],
 )

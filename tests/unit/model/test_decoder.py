@@ -106,7 +106,7 @@ LAYER = [
     *[("quantize", True), ("matmul", True)],
     ("rmsnorm_quantize", True),
     *[("matmul", True), ("matmul", False)],  # gate and up
-    *[("swiglu_quantize", True), ("matmul", True)],
+    *[("gate_quantize", True), ("matmul", True)],
 ]
 
 

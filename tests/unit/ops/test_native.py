@@ -74,15 +74,15 @@ CALLS: dict[str, dict[str, Any]] = {
     "rope": {"x": zeros(*HEADS), "cos": ROPE[0], "sin": ROPE[1]},
     "cache_append": {"cache": cache(), "k": zeros(L, G, E), "v": zeros(L, G, E), "cos": ROPE[0], "sin": ROPE[1]},
     "attention": {"out": zeros(*HEADS), "q": zeros(*HEADS), "cache": cache(), "scratch": scratch(), "scale": 0.25},
-    "swiglu_quantize": {"out": activation(), "gate": zeros(L, D), "up": zeros(L, D)},
+    "gate_quantize": {"out": activation(), "gate": zeros(L, D), "up": zeros(L, D), "activation": "silu"},
 }
 REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("embed", {"out": zeros(L, D + 32)}, "embed: out: expected float32 [L, 64], got float32 (4, 96)"),
     ("embed", {"tokens": TOKENS.astype(np.int64)}, "embed: tokens: expected int32 [L], got int64 (4,)"),
     ("embed", {"tokens": TOKENS[:, None]}, "embed: tokens: expected int32 [L], got int32 (4, 1)"),
     ("rmsnorm_quantize", {"x": zeros(L, D + 32)}, "rmsnorm_quantize: x: expected float32 [L, 64]"),
-    ("rmsnorm_quantize", {"weight": zeros(D - 1)}, "weight float32 (63,)"),
-    ("rmsnorm_quantize", {"weight": zeros(D, dtype=np.float64)}, "weight float64 (64,)"),
+    ("rmsnorm_quantize", {"weight": zeros(D - 1)}, "rmsnorm_quantize: weight: expected float32 [64], got float32 (63,)"),
+    ("rmsnorm_quantize", {"weight": zeros(D, dtype=np.float64)}, "weight: expected float32 [64], got float64 (64,)"),
     ("quantize", {"x": zeros(L, D, dtype=np.float16)}, "quantize: x: expected float32 [L, 64], got float16 (4, 64)"),
     ("quantize", {"x": zeros(D)}, "quantize: x: expected float32 [L, 64], got float32 (64,)"),
     ("quantize", {"x": zeros(D, L).T}, "contiguous, aligned"),
@@ -115,8 +115,8 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("attention", {"scratch": scratch(heads=34)}, "scratch float32 (2, 1, 288) is needed, not float32 (4, 1, 288)"),
     ("attention", {"scratch": replace(scratch(), arrived=zeros(2))}, "scratch int32 (2,) is needed, not float32 (2,)"),
     ("attention", {"out": CALLS["attention"]["q"]}, "not among the inputs"),
-    ("swiglu_quantize", {"gate": zeros(L, D - 32)}, "swiglu_quantize: gate: expected float32 [L, 64]"),
-    ("swiglu_quantize", {"up": zeros(L, D, dtype=np.float64)}, "swiglu_quantize: up: expected float32 [L, 64], got float64"),
+    ("gate_quantize", {"gate": zeros(L, D - 32)}, "gate_quantize: gate: expected float32 [L, 64]"),
+    ("gate_quantize", {"up": zeros(L, D, dtype=np.float64)}, "gate_quantize: up: expected float32 [L, 64], got float64"),
 ]  # fmt: skip
 
 

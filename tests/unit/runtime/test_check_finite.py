@@ -24,7 +24,7 @@ from tests.unit.runtime.synthetic import CONFIG, VOCAB, checkpoint
 
 PROMPT = [i * 5 % VOCAB for i in range(20)]
 OP_OF = {"embed_tokens": "embed", "layernorm": "rmsnorm_quantize", "norm": "rmsnorm_quantize", "proj": "matmul", "head": "matmul"} | {
-    "emb": "rope", "cache": "cache_append", "attention": "attention", "quantize": "quantize", "fn": "swiglu_quantize"}  # fmt: skip
+    "emb": "rope", "cache": "cache_append", "attention": "attention", "quantize": "quantize", "fn": "gate_quantize"}  # fmt: skip
 MAKE_OPS: dict[str, Callable[[str, native.Pool], CheckingOps] | None] = {
     "plan": None,
     "eager": native.Eager,

@@ -32,7 +32,7 @@ from tests.unit.runtime import programs
 from tests.unit.runtime.synthetic import CONFIG, VOCAB, checkpoint
 
 PROMPT = [i * 5 % VOCAB for i in range(40)]
-OPS = ("embed", "rmsnorm_quantize", "quantize", "matmul", "rope", "cache_append", "attention", "swiglu_quantize")
+OPS = ("embed", "rmsnorm_quantize", "quantize", "matmul", "rope", "cache_append", "attention", "gate_quantize")
 
 
 @pytest.fixture(scope="module", params=["f16", "f32"])
