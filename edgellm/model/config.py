@@ -6,38 +6,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
+from edgellm.formats.architecture import Family, family_of
+from edgellm.model.families import DIMENSIONS, MEANINGS, READ, WITHOUT_EFFECT, Meaning
+from edgellm.model.keys import boolean, integer, number
 from edgellm.model.rope import MAX_POSITIONS, Rope
+from edgellm.model.rope_keys import rope_of
 from edgellm.ops.interface import MAX_HEAD_DIM
-
-# Keys that say nothing about what a forward pass at inference computes.
-_WITHOUT_EFFECT = frozenset(
-    {
-        *("_name_or_path", "name_or_path", "architectures", "transformers_version", "transformers.js_config", "is_llama_config"),
-        *("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype", "use_cache"),
-        *("attention_dropout", "initializer_range", "pretraining_tp"),
-    }
-)
-# Keys that are implemented for one value only.
-_FIXED: dict[str, tuple[Any, ...]] = {
-    "model_type": ("llama",),
-    "hidden_act": ("silu",),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "rope_scaling": (None,),
-    "rope_interleaved": (False,),
-    "quantization_config": (None,),
-}
-_INTEGERS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-             "vocab_size", "max_position_embeddings")  # fmt: skip
-_LARGEST = 1 << 24  # of any integer key: no real model comes near, and products of two stay exact
-
 
 AttentionKind = Literal["full_attention", "sliding_attention"]
 HiddenAct = Literal["silu", "gelu_pytorch_tanh", "relu2"]
-_EVERYWHERE: tuple[AttentionKind] = ("full_attention",)
+_KINDS = get_args(AttentionKind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,43 +60,33 @@ class ModelConfig:
     sub_norms: bool
 
     @classmethod
-    def from_hf(cls, keys: Mapping[str, Any]) -> ModelConfig:
-        """From `config.json`'s keys. ModelFileError names a key that is missing or malformed, UnsupportedModelError one that is
-        not implemented."""
-        keys = _with_rope_parameters(keys)
-        for key, allowed in _FIXED.items():
-            if key in keys and keys[key] not in allowed:
-                raise UnsupportedModelError(f"config key {key} = {keys[key]!r} is not implemented; implemented: {allowed[0]!r}")
-        known = _WITHOUT_EFFECT | _FIXED.keys() | set(_INTEGERS) | {"rms_norm_eps", "rope_theta", "tie_word_embeddings"}
-        if unknown := sorted(set(keys) - known):
-            raise UnsupportedModelError(f"config key {unknown[0]} = {keys[unknown[0]]!r} is unknown; it may change what the model computes")
-        filled = dict(keys)
-        heads = keys.get("num_attention_heads")
-        if filled.get("num_key_value_heads") is None:
-            filled["num_key_value_heads"] = heads
-        if filled.get("head_dim") is None and isinstance(heads, int) and heads > 0 and isinstance(keys.get("hidden_size"), int):
-            filled["head_dim"] = keys["hidden_size"] // heads
-        filled.setdefault("rope_theta", 10000.0)
-        filled.setdefault("tie_word_embeddings", False)
-        dimensions = {key: _integer(filled, key) for key in _INTEGERS}
-        config = cls(
+    def from_hf(cls, config: Mapping[str, Any]) -> ModelConfig:
+        """From `config.json`'s keys. ModelFileError names a key that is missing or malformed, UnsupportedModelError one that is not
+        implemented."""
+        family, meaning = family_of(config), MEANINGS[str(config["model_type"])]
+        _refuse_what_is_not_implemented(config, meaning)
+        keys = _filled(config, family, meaning)
+        dimensions = {key: integer(keys, key) for key in DIMENSIONS}
+        rope, local_rope = rope_of(keys, dimensions["head_dim"])
+        layer_types = _layer_types(keys, meaning, dimensions["num_hidden_layers"])
+        made = cls(
             **dimensions,
-            rms_norm_eps=_positive(filled, "rms_norm_eps"),
-            tie_word_embeddings=_boolean(filled, "tie_word_embeddings"),
-            rope=Rope(_positive(filled, "rope_theta", smallest=1)),
-            local_rope=None,
-            layer_types=_EVERYWHERE * dimensions["num_hidden_layers"],
-            sliding_window=None,
-            hidden_act="silu",
-            attention_scale=1 / sqrt(dimensions["head_dim"]),
-            embedding_scale=1.0,
-            attention_bias=False,
-            qk_norm=False,
-            post_norms=False,
-            sub_norms=False,
+            rms_norm_eps=number(keys, "rms_norm_eps"),
+            tie_word_embeddings=boolean(keys, "tie_word_embeddings"),
+            rope=rope,
+            local_rope=local_rope,
+            layer_types=layer_types,
+            sliding_window=integer(keys, "sliding_window") if "sliding_attention" in layer_types else None,
+            hidden_act=meaning.fixed["hidden_act"][0],
+            attention_scale=1 / sqrt(number({"query_pre_attn_scalar": dimensions["head_dim"], **keys}, "query_pre_attn_scalar")),
+            embedding_scale=sqrt(dimensions["hidden_size"]) if meaning.scaled_embedding else 1.0,
+            attention_bias=family.attention_bias,
+            qk_norm=family.qk_norm,
+            post_norms=family.post_norms,
+            sub_norms=family.sub_norms,
         )
-        config._check_shapes()
-        return config
+        made._check_shapes()
+        return made
 
     def _check_shapes(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -135,35 +106,32 @@ class ModelConfig:
             raise UnsupportedModelError(f"num_attention_heads * head_dim = {self.num_attention_heads * self.head_dim} is no multiple of 32")
 
 
-def _with_rope_parameters(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Newer configs nest the rope's keys: {"rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}."""
-    flat = {key: value for key, value in keys.items() if key != "rope_parameters"}
-    nested = keys.get("rope_parameters")
-    if nested is None:
-        return flat
-    if not isinstance(nested, Mapping) or nested.get("rope_type", "default") != "default" or set(nested) - {"rope_type", "rope_theta"}:
-        raise UnsupportedModelError(f"config key rope_parameters = {nested!r} is not implemented; implemented: rope_type 'default'")
-    if "rope_theta" in nested:
-        flat["rope_theta"] = nested["rope_theta"]
-    return flat
+def _refuse_what_is_not_implemented(config: Mapping[str, Any], meaning: Meaning) -> None:
+    for key, allowed in meaning.fixed.items():
+        if key in config and config[key] not in allowed:
+            raise UnsupportedModelError(f"config key {key} = {config[key]!r:.200} is not implemented; implemented: {allowed[0]!r}")
+    known = READ | WITHOUT_EFFECT | meaning.read | meaning.without_effect | meaning.fixed.keys()
+    if unknown := sorted(map(str, config.keys() - known)):
+        raise UnsupportedModelError(
+            f"config key {unknown[0]} = {config[unknown[0]]!r:.80} is unknown; it may change what the model computes"
+        )
 
 
-def _integer(keys: Mapping[str, Any], key: str) -> int:
-    value = keys.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-        raise ModelFileError(f"config key {key} = {value!r}; an integer between 1 and {_LARGEST} is needed")
-    return value
+def _filled(config: Mapping[str, Any], family: Family, meaning: Meaning) -> dict[str, Any]:
+    """The keys with the family's defaults for those that are missing, or null where a number is needed."""
+    given = {key: value for key, value in config.items() if value is not None or key == "sliding_window"}
+    keys = {"tie_word_embeddings": family.tied, **meaning.defaults, **given}
+    heads, hidden = keys.get("num_attention_heads"), keys.get("hidden_size")
+    keys.setdefault("num_key_value_heads", heads)
+    if isinstance(heads, int) and heads > 0 and isinstance(hidden, int):
+        keys.setdefault("head_dim", family.head_dim or hidden // heads)
+    return keys
 
 
-def _positive(keys: Mapping[str, Any], key: str, smallest: float = 1e-30) -> float:
-    value = keys.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not smallest <= value < 1e12:
-        raise ModelFileError(f"config key {key} = {value!r}; a number between {smallest:g} and 1e12 is needed")
-    return float(value)
-
-
-def _boolean(keys: Mapping[str, Any], key: str) -> bool:
-    value = keys[key]
-    if not isinstance(value, bool):
-        raise ModelFileError(f"config key {key} = {value!r}; true or false is needed")
-    return value
+def _layer_types(keys: Mapping[str, Any], meaning: Meaning, layers: int) -> tuple[AttentionKind, ...]:
+    if "layer_types" not in meaning.read or "layer_types" not in keys:
+        return cast("tuple[AttentionKind, ...]", tuple(meaning.layer_types(keys, layers)))
+    given = keys["layer_types"]
+    if not isinstance(given, list) or len(given) != layers or not all(kind in _KINDS for kind in given):
+        raise ModelFileError(f"config key layer_types = {given!r:.80}; a list of {layers}, each {' or '.join(_KINDS)}, is needed")
+    return tuple(given)

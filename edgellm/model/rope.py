@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 
@@ -24,30 +25,108 @@ _COS = tuple(float.fromhex(c) for c in ("-0x1.0000000000000p-1", "0x1.5555555555
                                         "0x1.ae7f3e733b81fp-45"))  # fmt: skip
 
 
+_PI = Decimal("3.141592653589793238462643383279502884197169")
+_DIGITS = 40  # of the decimal arithmetic, far beyond what float32 keeps
+
+
+@dataclass(frozen=True)
+class LinearScaling:
+    """Positions divided by `factor` (>= 1), which is all frequencies divided by it."""
+
+    factor: float
+
+    def scaled(self, frequencies: Sequence[Decimal], context: int) -> list[Decimal]:  # noqa: ARG002
+        """The frequencies for an engine of that context."""
+        return [frequency / Decimal(self.factor) for frequency in frequencies]
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Llama 3.1's: waves longer than original_max_position_embeddings / low_freq_factor are slowed down by `factor` (>= 1), those shorter
+    than original_max_position_embeddings / high_freq_factor are left alone, and those between are in between.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+    def scaled(self, frequencies: Sequence[Decimal], context: int) -> list[Decimal]:  # noqa: ARG002
+        """The frequencies for an engine of that context."""
+        factor, low, high = map(Decimal, (self.factor, self.low_freq_factor, self.high_freq_factor))
+        scaled = []
+        for frequency in frequencies:
+            turns = self.original_max_position_embeddings * frequency / (2 * _PI)
+            kept = min(max((turns - low) / (high - low), Decimal(0)), Decimal(1))
+            scaled.append((1 - kept) * frequency / factor + kept * frequency)
+        return scaled
+
+
+@dataclass(frozen=True)
+class LongScaling:
+    """LongRoPE (Ding et al., 2024): each frequency divided by a factor of its own (>= 1), and cos and sin multiplied by attention_factor.
+
+    An engine whose context is longer than original_max_position_embeddings takes the long factors from its first token on, any other the
+    short ones. transformers chooses anew at every call by the tokens so far, so that a text that grows beyond the original length is from
+    then on rotated in another way than the keys that it has cached. Load with a context up to the original length for the short factors.
+    """
+
+    short_factor: tuple[float, ...]
+    long_factor: tuple[float, ...]
+    original_max_position_embeddings: int
+    attention_factor: float
+
+    def scaled(self, frequencies: Sequence[Decimal], context: int) -> list[Decimal]:
+        """The frequencies for an engine of that context."""
+        factors = self.long_factor if context > self.original_max_position_embeddings else self.short_factor
+        return [frequency / Decimal(factor) for frequency, factor in zip(frequencies, factors, strict=True)]
+
+
+def usual_attention_factor(factor: float, original_max_position_embeddings: int) -> float:
+    """What LongRoPE multiplies cos and sin with where a config does not say, for contexts longer by `factor`."""
+    if factor <= 1:
+        return 1.0
+    with localcontext() as context:
+        context.prec = _DIGITS
+        return float((1 + Decimal(factor).ln() / Decimal(original_max_position_embeddings).ln()).sqrt())
+
+
 @dataclass(frozen=True)
 class Rope:
-    """How positions turn the halves of a head: by position * theta^(-2i / E). theta >= 1."""
+    """How positions turn the halves of a head: by position * theta^(-2i / E), scaled or not. theta >= 1."""
 
     theta: float
+    scaling: LinearScaling | Llama3Scaling | LongScaling | None = None
+
+    @property
+    def attention_factor(self) -> float:
+        """What cos and sin are multiplied with."""
+        return self.scaling.attention_factor if isinstance(self.scaling, LongScaling) else 1.0
 
 
-def inverse_frequencies(theta: float, head_dim: int) -> F32:
-    """theta^(-2i / E), i < E/2, rounded to float32: exact decimal arithmetic, so no platform's pow is involved."""
-    with localcontext() as context:
-        context.prec = 40
-        base = Decimal(theta)
-        return np.array([float(1 / base ** (Decimal(2 * i) / head_dim)) for i in range(head_dim // 2)], np.float32)
+def inverse_frequencies(rope: Rope, head_dim: int, context: int) -> F32:
+    """The frequencies, float32 [E/2], each rounded once: exact decimal arithmetic, so no platform's pow is involved."""
+    with localcontext() as arithmetic:
+        arithmetic.prec = _DIGITS
+        base = Decimal(rope.theta)
+        frequencies = [1 / base ** (Decimal(2 * i) / head_dim) for i in range(head_dim // 2)]
+        if rope.scaling is not None:
+            frequencies = rope.scaling.scaled(frequencies, context)
+        return np.array([float(frequency) for frequency in frequencies], np.float32)
 
 
-def cos_sin(rope: Rope, head_dim: int, context: int) -> tuple[F32, F32]:
-    """cos and sin, float32 [context, E/2], of position * inverse frequency, that product rounded to float32 as
-    Hugging Face transformers rounds it. context <= MAX_POSITIONS."""
-    frequencies = inverse_frequencies(rope.theta, head_dim)
-    cos, sin = np.empty((2, context, head_dim // 2), np.float32)
-    for start in range(0, context, _BLOCK):
-        positions = np.arange(start, min(start + _BLOCK, context), dtype=np.float32)
-        angles = (positions[:, None] * frequencies).astype(np.float64)
-        cos[start : start + _BLOCK], sin[start : start + _BLOCK] = _cos_sin(angles)
+def cos_sin(rope: Rope, head_dim: int, context: int, positions: int | None = None) -> tuple[F32, F32]:
+    """cos and sin, float32 [positions, E/2], of position * inverse frequency, that product rounded to float32 as Hugging Face transformers
+    rounds it, for an engine of that context. positions: default context, up to MAX_POSITIONS.
+    """
+    frequencies = inverse_frequencies(rope, head_dim, context)
+    rows = context if positions is None else positions
+    cos, sin = np.empty((2, rows, head_dim // 2), np.float32)
+    for start in range(0, rows, _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, rows), dtype=np.float32)
+        angles = (block[:, None] * frequencies).astype(np.float64)
+        exact_cos, exact_sin = _cos_sin(angles)
+        cos[start : start + _BLOCK], sin[start : start + _BLOCK] = exact_cos * rope.attention_factor, exact_sin * rope.attention_factor
     return cos, sin
 
 

@@ -122,7 +122,7 @@ def test_a_tensor_that_does_not_belong_is_named(tmp_path: Path, changes: Any, er
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"model_type": "gpt2"}, UnsupportedModelError, "architecture 'gpt2'"),
+        ({"model_type": "gpt2"}, UnsupportedModelError, "config key model_type = 'gpt2' is not implemented"),
         ({"num_hidden_layers": True}, ModelFileError, "'num_hidden_layers' is True"),
         ({"num_attention_heads": 65, "head_dim": None}, ModelFileError, "'head_dim' is 0"),
         ({"vocab_size": -1}, ModelFileError, "'vocab_size' is -1"),
