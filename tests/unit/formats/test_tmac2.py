@@ -222,7 +222,7 @@ def rename(old: str, new: str) -> Any:
             UnsupportedModelError,
             "'fp8' are not implemented; .*: int8-g32, int8-token",
         ),
-        (set_json("config", model_type="mamba"), UnsupportedModelError, "architecture 'mamba'"),
+        (set_json("config", model_type="mamba"), UnsupportedModelError, "config key model_type = 'mamba' is not implemented"),
         (set_json("config", hidden_size=None), ModelFileError, "'hidden_size' is None"),
         (set_json("config", num_hidden_layers=10**9), ModelFileError, "model.layers.2.input_layernorm.weight is missing"),
         (set_json("config", num_hidden_layers=1), UnsupportedModelError, "model.layers.1.input_layernorm.weight is not part"),
