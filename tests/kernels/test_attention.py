@@ -18,18 +18,20 @@ from tests.kernels.space import Array, Space
 HEAD_DIMS = [16, 32, 48, 64, 80, 96, 128, 256]
 RATIOS = [1, 2, 3, 4, 5, 7, 8, 17]  # 17 heads are more rows than are handled together
 POSITIONS = [0, 1, 15, 16, 17, 63, 64, 126, 127, 128, 255, 500]  # around tiles and blocks of keys
+WINDOWS = [1, 2, 3, 5, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200, 256, 257]
 DTYPES = [np.float16, np.float32]
 
 
 @dataclass(frozen=True)
 class Attention:
-    """q [L, H, E] over keys and values [T + L, G, E]; the rest of the cache, up to `context`, holds NaN."""
+    """q [L, H, E] over keys and values [T + L, G, E], within a window; the rest of the cache, up to `context`, holds NaN."""
 
     q: npt.NDArray[np.float32]
     keys: Array
     values: Array
     scale: float
     context: int
+    window: int | None = None
 
     @property
     def position(self) -> int:
@@ -46,7 +48,8 @@ class Attention:
         scratch = Partials(space.empty(blocks, np.float32), space.empty(arrived, np.int32))
         scratch.arrived[:] = 0
         out = space.output(length, heads, head_dim)
-        ops.attention(out, space.input(self.q), space.cache(tiles, values), scratch, self.scale, step(self.position, length))
+        cache, at = space.cache(tiles, values), step(self.position, length)
+        ops.attention(out, space.input(self.q), cache, scratch, self.scale, at, self.window)
         return {"out": out[:length], "arrived": scratch.arrived}
 
 
@@ -58,13 +61,13 @@ def random_attention(
     dtype: npt.DTypeLike = np.float16,
     kv_heads: int = 2,
     size: float = 1,
+    window: int | None = None,
 ) -> Attention:
     rng = np.random.default_rng([head_dim, ratio, position, length])
     total = position + length
     keys, values = (normal(rng, total, kv_heads, head_dim, size=size).astype(dtype) for _ in range(2))
-    return Attention(
-        normal(rng, length, kv_heads * ratio, head_dim, size=size), keys, values, head_dim**-0.5, (total // KEY_TILE + 1) * KEY_TILE
-    )
+    q, context = normal(rng, length, kv_heads * ratio, head_dim, size=size), (total // KEY_TILE + 1) * KEY_TILE
+    return Attention(q, keys, values, head_dim**-0.5, context, window)
 
 
 def assert_near_reference(call: Attention, got: Results) -> None:
@@ -112,12 +115,45 @@ def test_every_number_of_heads(isa: str, kv_heads: int) -> None:
         check(random_attention(16, ratio, length=2, kv_heads=kv_heads), isa)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_every_window(isa: str, window: int, dtype: npt.DTypeLike) -> None:
+    """Rows that are handled together begin and end at other keys, in one block or in two, or see none in common."""
+    for position, length in ((0, 1), (63, 2), (127, 5), (128, 1), (250, 33), (500, 1), (511, 3)):
+        check(random_attention(48, position=position, length=length, dtype=dtype, window=window), isa)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "ratio", "kv_heads", "window"), [(256, 4, 1, 512), (96, 1, 4, 515)], ids=["as Gemma 3 270M", "as Phi-3 mini"]
+)
+def test_shapes_of_models_with_windows(isa: str, head_dim: int, ratio: int, kv_heads: int, window: int) -> None:
+    for position, length in ((511, 1), (700, 1), (515, 20)):
+        call = random_attention(head_dim, ratio, position, length, kv_heads=kv_heads, window=window)
+        check(call, isa, threads=2)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_window_that_hides_nothing_changes_no_bit(isa: str, position: int) -> None:
+    for length in (1, 20):
+        call = random_attention(position=position, length=length)
+        for window in (position + length, call.context, 2**31 - 1, 2**40):
+            assert_same_bits(call, native_results(call, isa), native_results(replace(call, window=window), isa))
+
+
+@pytest.mark.parametrize("position", [128, 200, 300, 511])
+def test_whole_blocks_out_of_the_window_might_not_be_there(isa: str, position: int) -> None:
+    call = random_attention(position=position, window=position + 1 - 128)
+    without = replace(call, keys=call.keys[128:], values=call.values[128:], window=None)
+    assert_same_bits(call, native_results(without, isa), native_results(call, isa))
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 60, 129])
 @pytest.mark.parametrize("threads", [2, 3, 5])
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_threads_change_no_bit(isa: str, threads: int, ratio: int) -> None:
+def test_threads_change_no_bit(isa: str, threads: int, ratio: int, window: int | None) -> None:
     """Threads share out blocks of keys where there are few rows, and rows where there are many."""
     for position, length in ((17, 1), (300, 1), (300, 2), (300, 5), (127, 40)):
-        check(random_attention(48, ratio, position, length), isa, threads)
+        check(random_attention(48, ratio, position, length, window=window), isa, threads)
 
 
 def test_tokens_at_once_or_one_by_one_give_the_same_bits(isa: str) -> None:
@@ -127,6 +163,22 @@ def test_tokens_at_once_or_one_by_one_give_the_same_bits(isa: str) -> None:
     together = native_results(call, isa)["out"]
     for token in range(23):
         alone = replace(call, q=call.q[token : token + 1], keys=call.keys[: 116 + token], values=call.values[: 116 + token])
+        assert_same_bits(alone, {"out": together[token : token + 1]}, native_results(alone, isa))
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 16, 100, 127, 130, 137])
+@pytest.mark.parametrize("ratio", [1, 3, 17])
+def test_tokens_within_a_window_at_once_or_one_by_one_give_the_same_bits(isa: str, ratio: int, window: int) -> None:
+    """Also where what has left a token's window is not finite."""
+    call = random_attention(32, ratio, position=240, length=23, window=window)
+    call.keys[: 241 - window], call.values[: 241 - window] = np.inf, np.nan  # which no token sees
+    together = native_results(call, isa)["out"]
+    assert np.isfinite(together).all()
+    for token in range(23):
+        total = 241 + token
+        keys, values = call.keys[:total].copy(), call.values[:total].copy()
+        keys[: total - window], values[: total - window] = np.nan, np.inf
+        alone = replace(call, q=call.q[token : token + 1], keys=keys, values=values)
         assert_same_bits(alone, {"out": together[token : token + 1]}, native_results(alone, isa))
 
 

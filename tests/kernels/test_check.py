@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 from edgellm.errors import InvalidRequestError
 from edgellm.ops import native
-from edgellm.ops.checked import Finding, finding, forget
-from edgellm.ops.interface import KEY_TILE, CheckingOps
+from edgellm.ops.checked import Checked, Finding, finding, forget
+from edgellm.ops.interface import KEY_TILE, CheckingOps, Ops, Step
+from edgellm.ops.reference import Reference
 from tests.kernels.calls import Results, assert_same_bits, native_results, pool, reference_results, step
 from tests.kernels.data import F32, normal
 from tests.kernels.space import Space
@@ -125,6 +127,30 @@ def test_an_earlier_op_goes_before_a_later_one(isa: str) -> None:
         for op in ops:
             native.Eager(isa, pool(1)).check_finite(first, x, op, step(0, 2))
         assert finding(first) == (OP, 1, 4)
+
+
+CHECKED: dict[str, Callable[[Ops, F32, Step], None]] = {
+    "rmsnorm": lambda ops, x, at: ops.rmsnorm(x.reshape(2, 2, 16), np.ones(16, np.float32), 1e-6, at),
+    "rmsnorm_add": lambda ops, x, at: ops.rmsnorm_add(x, np.ones_like(x), np.ones(32, np.float32), 1e-6, at),
+    "add_bias": lambda ops, x, at: ops.add_bias(x, np.ones(32, np.float32), at),
+    "relu2_gate": lambda ops, x, at: ops.relu2_gate(np.ones_like(x), x, at),
+}
+"""Ops that pass on what is not finite in x [2, 32]."""
+
+
+@pytest.mark.parametrize("op", CHECKED)
+def test_what_an_op_leaves_in_place_is_checked(op: str) -> None:
+    first, at = np.zeros(1, np.int64), step(0, 2)
+    for make in (lambda: native.Eager("scalar", pool(1)), Reference):
+        forget(first)
+        ops = Checked(make(), first)
+        with np.errstate(invalid="ignore"):
+            CHECKED[op](ops, np.ones((2, 32), np.float32), at)
+            assert finding(first) is None
+            CHECKED[op](ops, with_bad((2, 32), 40), at)
+        found = finding(first)
+        assert found is not None
+        assert (found.op, found.token) == (1, 1)  # the second op, in the second token
 
 
 def test_what_a_check_can_not_note_is_refused() -> None:

@@ -48,10 +48,11 @@ class Embed:
     table: QuantizedMatrix
     tokens: npt.NDArray[np.int32]
     layout: Layout = "multiply-add"
+    scale: float = 1.0
 
     def run(self, ops: Ops, space: Space) -> Results:
         out = space.output(len(self.tokens), self.table.shape[1])
-        ops.embed(out, space.input(self.tokens), space.matrix(self.table, self.layout), step(0, len(self.tokens)))
+        ops.embed(out, space.input(self.tokens), space.matrix(self.table, self.layout), step(0, len(self.tokens)), self.scale)
         return {"out": out[:-1]}
 
 
@@ -227,12 +228,13 @@ def test_embedding_is_the_row(isa: str, scheme: Scheme, threads: int) -> None:
     for rows, cols in ((1, 32), (17, 96), (129, 576)):
         rng = np.random.default_rng([12, rows])
         tokens = np.array([0, rows - 1, *rng.integers(0, rows, 9)], np.int32)
-        call = Embed(random_matrix(rng, scheme, rows, cols), tokens)
-        assert_same_values(call, native_results(call, isa, threads))
-        assert_same_values(call, native_results(call, isa, threads, shift=3))
+        for scale in (1.0, 25.298221):  # the root of 640
+            call = Embed(random_matrix(rng, scheme, rows, cols), tokens, scale=scale)
+            assert_same_values(call, native_results(call, isa, threads))
+            assert_same_values(call, native_results(call, isa, threads, shift=3))
 
 
 def assert_same_values(call: Embed, got: Results) -> None:
-    """The dequantized row, -0 being 0: an embedding adds a minimum, which is 0 where the scheme has none."""
-    expected: dict[str, Any] = {"out": call.table.take_rows(call.tokens).dequantize() + np.float32(0)}
+    """The dequantized row, scaled, -0 being 0: an embedding adds a minimum, which is 0 where the scheme has none."""
+    expected: dict[str, Any] = {"out": np.float32(call.scale) * (call.table.take_rows(call.tokens).dequantize() + np.float32(0))}
     assert_same_bits(call, expected, got)

@@ -162,6 +162,16 @@ def test_hazards() -> None:
         ops.matmul(both[1:], p, matrices[1], at)
         ops.quantize(q, both, at)
 
+    def in_place(ops: Ops) -> None:
+        bias, head = np.zeros(32, np.float32), np.zeros(16, np.float32)
+        ops.matmul(b, p, matrices[0], at)
+        ops.matmul(c, p, matrices[1], at)
+        ops.add_bias(b, bias, at)
+        ops.add_bias(c, bias, at)  # another array
+        ops.rmsnorm(b.reshape(2, 2, 16), head, 1e-6, at)
+        ops.rmsnorm_add(a, c, bias, 1e-6, at)  # c was written before the barrier
+        ops.relu2_gate(a, c, at)
+
     assert barriers(read_after_write) == [False, True]
     assert barriers(write_after_write) == [False, True]
     assert barriers(write_after_read) == [False, True]
@@ -169,6 +179,7 @@ def test_hazards() -> None:
     assert barriers(a_barrier_settles_what_came_before) == [False, True, False]
     assert barriers(accumulating_twice) == [False, True]
     assert barriers(parts_of_one_array) == [False, False, True]
+    assert barriers(in_place) == [False, False, True, False, True, False, True]
 
 
 def round_upward_here(isa: str, upward: bool) -> bool:

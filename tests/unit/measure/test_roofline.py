@@ -34,6 +34,8 @@ def test_work_counts_bytes_and_operations_of_a_step() -> None:
     assert Work((4, 32), weight_bytes=100, per_token=128).operations(step) == 2 * 128 * 3
     assert Work((4, 32), per_token=128, outputs_only=True).operations(step) == 2 * 128
     assert Work((4, 32), per_pair=5).operations(step) == 2 * 5 * (11 + 12 + 13)
+    assert [Work((4, 32), per_pair=5, window=window).operations(step) for window in (1, 12, 99)] == [30, 10 * (11 + 12 + 12), 10 * 36]
+    assert [Work((4, 32), bytes_per_position=2, window=window).streamed_bytes(step) for window in (1, 5, 99)] == [2 * 3, 2 * 7, 2 * 13]
     assert Work((4, 32), weight_bytes=100, bytes_per_token=7, bytes_per_position=2).streamed_bytes(step) == 100 + 7 * 3 + 2 * 13
 
 
