@@ -113,7 +113,7 @@ THREADS_APART = Sanitizer(
 )
 
 
-REFERENCES = ("-e", ".[dev,train,baselines]", "transformers==5.23.0", "accelerate==1.15.0")
+REFERENCES = ("-e", ".[dev,train,baselines]", "accelerate==1.15.0")
 """What the reference implementations need: extras of ours, whose pins hold here too, and packages."""
 
 
@@ -211,6 +211,13 @@ def parity(session: nox.Session) -> None:
     """Live reference implementations against the golden files; `-- --write` makes those anew."""
     session.install(*REFERENCES)
     session.run("pytest", "-p", "no:xdist", "tests/parity", *session.posargs)
+
+
+@nox.session
+def train(session: nox.Session) -> None:
+    """Quantization in torch: the gradients, that the engine runs what was trained, that a run goes on where it was stopped."""
+    session.install("-e", ".[dev,train]")
+    session.run("pytest", "-p", "no:benchmark", "--numprocesses=auto", "tests/unit/quantize/training", *session.posargs)
 
 
 @nox.session

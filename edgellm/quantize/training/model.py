@@ -1,0 +1,173 @@
+"""The model that is trained: transformers' own class for the architecture, on a Checkpoint's weights, its matrices rounded as ours are.
+
+What transformers calls a module is what the checkpoint calls its tensor, but for Phi-3's two fused matrices, whose parts are modules of
+their own here, and Gemma's norms, which transformers stores less 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.initialization import no_init_weights
+
+from edgellm.errors import UnsupportedModelError
+from edgellm.formats import checkpoint as formats
+from edgellm.formats.architecture import EMBEDDING, HEAD
+from edgellm.formats.checkpoint import Checkpoint
+from edgellm.formats.matrix import F32, QuantizedMatrix
+from edgellm.quantize.training.straight_through import QuantizedLinear, round_activations, round_weights
+
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+"""Phi-3's modules and the tensors that a checkpoint has in their place."""
+
+
+class Joined(nn.Module):
+    """Several linear maps of one input, their outputs side by side: what a fused matrix computes."""
+
+    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [.., K] -> [.., sum of N]."""
+        return torch.cat([part(x) for part in self.parts.values()], dim=-1)
+
+
+class FrozenLinear(nn.Module):
+    """y = round(x) W^T for a W [N, K] that is not trained: the head. It may share the embedding's memory."""
+
+    def __init__(self, weights: Tensor, activations: str) -> None:
+        super().__init__()
+        self.weight, self.activations = nn.Parameter(weights, requires_grad=False), activations
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [.., K] -> [.., N]."""
+        return nn.functional.linear(round_activations(x, self.activations), self.weight)
+
+
+def dense(tensor: formats.Tensor) -> F32:
+    """A tensor's weights, a fresh float32 array."""
+    weights = tensor.dequantize() if isinstance(tensor, QuantizedMatrix) else tensor
+    return np.array(weights, np.float32)
+
+
+def teacher(original: Checkpoint) -> Any:
+    """transformers' model on the checkpoint's weights, dequantised, in float32; nothing is rounded and nothing trained.
+
+    UnsupportedModelError: transformers does not know the architecture, or has other tensors for it.
+    """
+    model = _empty(original.config)
+    state = dict(_transformers_state(original))
+    if original.config.get("tie_word_embeddings", False):
+        state[HEAD] = state[EMBEDDING]
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise UnsupportedModelError(f"{original.config['model_type']}: transformers has other tensors for this config: {error}") from error
+    return model.requires_grad_(False).eval()
+
+
+def student(original: Checkpoint, initial: Checkpoint, wanted: Mapping[str, F32] | None = None) -> Any:
+    """The model `initial`, a quantized form of `original`, ready to be trained.
+
+    Decoder matrices become `QuantizedLinear`, norms are trained too; embedding, head and biases stay as `initial` has them. Latent
+    weights start near `wanted` (by default the original's weights), as far as `initial`'s codes allow.
+    """
+    model = teacher(initial)
+    for name, tensor in initial.tensors.items():
+        if isinstance(tensor, QuantizedMatrix) and name not in (EMBEDDING, HEAD):
+            near = wanted[name] if wanted and name in wanted else dense(original.tensors[name])
+            _replace(model, name, QuantizedLinear(tensor, near, initial.activations, _bias(initial, name)))
+    model.lm_head = FrozenLinear(model.lm_head.weight.data, initial.activations)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith((".latent", ".coefficients")) or "norm" in name)
+    return model
+
+
+def trained(model: Any, initial: Checkpoint) -> Checkpoint:
+    """`initial` with the matrices and norms of the student that was made of it, exactly as it uses them."""
+    found: dict[str, formats.Tensor] = {name: module.matrix() for name, module in linears(model)}
+    offset = _norm_offset(initial.config)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            found[name] = parameter.detach().float().cpu().numpy() + np.float32(offset)
+    return replace(initial, tensors={name: found.get(name, tensor) for name, tensor in initial.tensors.items()})
+
+
+def linears(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, QuantizedLinear]]:
+    """The trained matrices of a model, or of a part of it that is called `prefix`, by the names of their tensors."""
+    for path, module in model.named_modules(prefix=prefix):
+        if isinstance(module, QuantizedLinear):
+            owner, _, name = path.rpartition(".")
+            if owner.endswith(".parts"):  # of a Joined, which the checkpoint does not know
+                owner = owner.removesuffix(".parts").rpartition(".")[0]
+            yield f"{owner}.{name}.weight", module
+
+
+@contextmanager
+def rounded_once(part: nn.Module) -> Iterator[None]:
+    """While the block runs, the matrices of this part of a model are those that they are now: for running it often without training."""
+    modules = [module for _, module in linears(part)]
+    with torch.no_grad():
+        for module in modules:
+            module.frozen = round_weights(module.latent, module.coefficients, module.scheme)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.frozen = None
+
+
+def _empty(config: Mapping[str, Any]) -> Any:
+    try:
+        known = transformers.AutoConfig.for_model(**config)
+        with no_init_weights():
+            return transformers.AutoModelForCausalLM.from_config(known, dtype=torch.float32, attn_implementation="sdpa")
+    except (KeyError, ValueError) as error:
+        raise UnsupportedModelError(f"architecture {config.get('model_type')!r} cannot be trained: transformers: {error}") from error
+
+
+def _norm_offset(config: Mapping[str, Any]) -> float:
+    """What transformers adds to a norm's weights before they multiply."""
+    return 1.0 if str(config.get("model_type", "")).startswith("gemma") else 0.0
+
+
+def _transformers_state(original: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """The checkpoint's tensors as transformers calls and shapes them."""
+    offset = np.float32(_norm_offset(original.config))
+    fused: dict[str, list[F32]] = {}
+    whole = {part: name for name, parts in FUSED.items() for part in parts} if original.config.get("model_type") == "phi3" else {}
+    for name, tensor in original.tensors.items():
+        weights = dense(tensor)
+        owner, _, module = name.removesuffix(".weight").rpartition(".")
+        if module in whole:
+            fused.setdefault(f"{owner}.{whole[module]}.weight", []).append(weights)
+        else:
+            yield name, torch.from_numpy(weights - offset if "norm" in name else weights)
+    for name, rows in fused.items():
+        yield name, torch.from_numpy(np.concatenate(rows))
+
+
+def _bias(initial: Checkpoint, name: str) -> Tensor | None:
+    bias = initial.tensors.get(f"{name.removesuffix('.weight')}.bias")
+    return None if bias is None else torch.from_numpy(dense(bias))
+
+
+def _replace(model: Any, name: str, linear: QuantizedLinear) -> None:
+    """Put a trained matrix where transformers has an ordinary one, or a part of one."""
+    owner, _, module = name.removesuffix(".weight").rpartition(".")
+    parent = model.get_submodule(owner)
+    for joined, parts in FUSED.items():
+        if module in parts and hasattr(parent, joined):
+            if not isinstance(getattr(parent, joined), Joined):
+                setattr(parent, joined, Joined(dict.fromkeys(parts, nn.Identity())))
+            getattr(parent, joined).parts[module] = linear
+            return
+    setattr(parent, module, linear)
