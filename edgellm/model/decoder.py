@@ -1,17 +1,19 @@
-"""The Llama forward pass: one function per decoder layer, over `ops`. It reads no file and no clock, and allocates nothing.
+"""The forward pass of every family: one function per decoder layer, over `ops`. It reads no file and no clock, and allocates nothing.
 
-The same code runs recorded (each op joins a plan), eagerly, or in NumPy: `ops` decides.
+What a family has that Llama has not is a feature of its config or a weight of its layers, and each is asked for where it matters. The same
+code runs recorded (each op joins a plan), eagerly, or in NumPy: `ops` decides.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.model.config import ModelConfig
+from edgellm.model.config import AttentionKind, ModelConfig
 from edgellm.ops.interface import Activation, CacheLayer, MatrixOps, Partials, Step
 
 F32 = npt.NDArray[np.float32]
@@ -19,19 +21,29 @@ I32 = npt.NDArray[np.int32]
 Matrix = TypeVar("Matrix")  # whatever the ops take: packed, or dense
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerWeights(Generic[Matrix]):
-    """One decoder layer; norms float32 [D]."""
+    """One decoder layer. Norms are float32 [D] unless said otherwise; None: the model has no such step.
+
+    Hugging Face calls pre_feedforward_layernorm post_attention_layernorm where attention's output is not normalised.
+    """
 
     input_layernorm: F32
     q_proj: Matrix  # [H E, D]
     k_proj: Matrix  # [G E, D]
     v_proj: Matrix  # [G E, D]
+    biases: tuple[F32, F32, F32] | None  # of q, k and v: [H E], [G E], [G E]
+    q_norm: F32 | None  # [E]
+    k_norm: F32 | None  # [E]
+    attn_sub_norm: F32 | None  # [H E]
     o_proj: Matrix  # [D, H E]
-    post_attention_layernorm: F32
+    post_attention_layernorm: F32 | None
+    pre_feedforward_layernorm: F32
     gate_proj: Matrix  # [F, D]
     up_proj: Matrix  # [F, D]
+    ffn_sub_norm: F32 | None  # [F]
     down_proj: Matrix  # [D, F]
+    post_feedforward_layernorm: F32 | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,14 @@ class DecoderWeights(Generic[Matrix]):
     layers: tuple[LayerWeights[Matrix], ...]
     norm: F32  # [D]
     lm_head: Matrix  # [V, D]
+
+
+@dataclass(frozen=True)
+class RopeTables:
+    """cos and sin of every position, float32 [context, E/2]."""
+
+    cos_TE: F32
+    sin_TE: F32
 
 
 @dataclass(frozen=True)
@@ -59,11 +79,11 @@ class DecoderState:
     gate_LF: F32
     up_LF: F32
     gated_LF: Activation
+    update_LD: F32  # what is normalised before it is added to hidden_LD; no rows where nothing is
     final_LD: Activation  # normed_LD's vectors in the end, with what the head needs of tables and no layer
     logits_LV: F32
     partials: Partials
-    cos_TE: F32  # rope tables [context, E/2]
-    sin_TE: F32
+    rope: Mapping[AttentionKind, RopeTables]
     cache: tuple[CacheLayer, ...]
 
 
@@ -83,44 +103,108 @@ def _flat(x_LHE: F32) -> F32:
 
 
 def decoder_layer(
-    ops: MatrixOps[Matrix], config: ModelConfig, w: LayerWeights[Matrix], s: DecoderState, cache: CacheLayer, step: Step
+    ops: MatrixOps[Matrix],
+    config: ModelConfig,
+    kind: AttentionKind,
+    w: LayerWeights[Matrix],
+    s: DecoderState,
+    cache: CacheLayer,
+    step: Step,
 ) -> None:
     """Attention and feed-forward, each added to the residual stream."""
-    ops.rmsnorm_quantize(s.normed_LD, s.hidden_LD, w.input_layernorm, config.rms_norm_eps, step)
-    ops.matmul(_flat(s.q_LHE), s.normed_LD, w.q_proj, step)
-    ops.matmul(_flat(s.k_LGE), s.normed_LD, w.k_proj, step)
-    ops.matmul(_flat(s.v_LGE), s.normed_LD, w.v_proj, step)
-    ops.rope(s.q_LHE, s.cos_TE, s.sin_TE, step)
-    ops.cache_append(cache, s.k_LGE, s.v_LGE, s.cos_TE, s.sin_TE, step)
-    ops.attention(s.mixed_LHE, s.q_LHE, cache, s.partials, config.attention_scale, step)
-    ops.quantize(s.mixed_LD, _flat(s.mixed_LHE), step)
-    ops.matmul(s.hidden_LD, s.mixed_LD, w.o_proj, step, accumulate=True)
+    attention(ops, config, kind, w, s, cache, step)
+    feed_forward(ops, config, w, s, step)
 
-    ops.rmsnorm_quantize(s.normed_LD, s.hidden_LD, w.post_attention_layernorm, config.rms_norm_eps, step)
+
+def attention(
+    ops: MatrixOps[Matrix],
+    config: ModelConfig,
+    kind: AttentionKind,
+    w: LayerWeights[Matrix],
+    s: DecoderState,
+    cache: CacheLayer,
+    step: Step,
+) -> None:
+    """hidden_LD += attention of hidden_LD."""
+    q_LD, k_LD, v_LD = map(_flat, (s.q_LHE, s.k_LGE, s.v_LGE))
+    ops.rmsnorm_quantize(s.normed_LD, s.hidden_LD, w.input_layernorm, config.rms_norm_eps, step)
+    ops.matmul(q_LD, s.normed_LD, w.q_proj, step)
+    ops.matmul(k_LD, s.normed_LD, w.k_proj, step)
+    ops.matmul(v_LD, s.normed_LD, w.v_proj, step)
+    if w.biases is not None:
+        for x_LD, bias in zip((q_LD, k_LD, v_LD), w.biases, strict=True):
+            ops.add_bias(x_LD, bias, step)
+    if w.q_norm is not None:
+        ops.rmsnorm(s.q_LHE, w.q_norm, config.rms_norm_eps, step)
+    if w.k_norm is not None:
+        ops.rmsnorm(s.k_LGE, w.k_norm, config.rms_norm_eps, step)
+    rope = s.rope[kind]
+    ops.rope(s.q_LHE, rope.cos_TE, rope.sin_TE, step)
+    ops.cache_append(cache, s.k_LGE, s.v_LGE, rope.cos_TE, rope.sin_TE, step)
+    window = config.sliding_window if kind == "sliding_attention" else None
+    ops.attention(s.mixed_LHE, s.q_LHE, cache, s.partials, config.attention_scale, step, window)
+    if w.attn_sub_norm is None:
+        ops.quantize(s.mixed_LD, _flat(s.mixed_LHE), step)
+    else:
+        ops.rmsnorm_quantize(s.mixed_LD, _flat(s.mixed_LHE), w.attn_sub_norm, config.rms_norm_eps, step)
+    _add(ops, config, s, s.mixed_LD, w.o_proj, w.post_attention_layernorm, step)
+
+
+def feed_forward(ops: MatrixOps[Matrix], config: ModelConfig, w: LayerWeights[Matrix], s: DecoderState, step: Step) -> None:
+    """hidden_LD += feed-forward of hidden_LD."""
+    ops.rmsnorm_quantize(s.normed_LD, s.hidden_LD, w.pre_feedforward_layernorm, config.rms_norm_eps, step)
     ops.matmul(s.gate_LF, s.normed_LD, w.gate_proj, step)
     ops.matmul(s.up_LF, s.normed_LD, w.up_proj, step)
-    ops.gate_quantize(s.gated_LF, s.gate_LF, s.up_LF, "silu", step)
-    ops.matmul(s.hidden_LD, s.gated_LF, w.down_proj, step, accumulate=True)
+    if config.hidden_act == "relu2":
+        ops.relu2_gate(s.gate_LF, s.up_LF, step)
+    else:
+        ops.gate_quantize(s.gated_LF, s.gate_LF, s.up_LF, config.hidden_act, step)
+    if w.ffn_sub_norm is not None:
+        ops.rmsnorm_quantize(s.gated_LF, s.up_LF, w.ffn_sub_norm, config.rms_norm_eps, step)
+    _add(ops, config, s, s.gated_LF, w.down_proj, w.post_feedforward_layernorm, step)
 
 
-LAYER_OPS = (
-    *("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.rotary_emb", "self_attn.cache"),
-    *("self_attn.attention", "self_attn.quantize", "self_attn.o_proj"),
-    *("post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.act_fn", "mlp.down_proj"),
-)
-"""The ops of `decoder_layer` in order, called as Hugging Face calls the modules where it has them."""
+def _add(ops: MatrixOps[Matrix], config: ModelConfig, s: DecoderState, x: Activation, w: Matrix, norm: F32 | None, step: Step) -> None:
+    """hidden_LD += w x, normalised first where there is a norm."""
+    if norm is None:
+        ops.matmul(s.hidden_LD, x, w, step, accumulate=True)
+    else:
+        ops.matmul(s.update_LD, x, w, step)
+        ops.rmsnorm_add(s.hidden_LD, s.update_LD, norm, config.rms_norm_eps, step)
 
 
-def op_names(layers: int) -> list[str]:
-    """The ops of `forward` in order."""
-    of_layers = [f"model.layers.{i}.{name}" for i in range(layers) for name in LAYER_OPS]
+def op_names(config: ModelConfig) -> list[str]:
+    """The ops of `forward` in order, called as Hugging Face calls the modules where it has them."""
+    layer = [*_attention_names(config), *_feed_forward_names(config)]
+    of_layers = [f"model.layers.{i}.{name}" for i in range(config.num_hidden_layers) for name in layer]
     return ["model.embed_tokens", *of_layers, "model.norm", "lm_head"]
+
+
+def _attention_names(config: ModelConfig) -> list[str]:
+    projections = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
+    return [
+        *("input_layernorm", *projections),
+        *(f"{name}.bias" for name in projections if config.attention_bias),
+        *(["self_attn.q_norm", "self_attn.k_norm"] if config.qk_norm else []),
+        *("self_attn.rotary_emb", "self_attn.cache", "self_attn.attention"),
+        *("self_attn.attn_sub_norm" if config.sub_norms else "self_attn.quantize", "self_attn.o_proj"),
+        *(["post_attention_layernorm"] if config.post_norms else []),
+    ]
+
+
+def _feed_forward_names(config: ModelConfig) -> list[str]:
+    return [
+        *("pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.act_fn"),
+        *(["mlp.ffn_sub_norm"] if config.sub_norms else []),
+        "mlp.down_proj",
+        *(["post_feedforward_layernorm"] if config.post_norms else []),
+    ]
 
 
 def forward(ops: MatrixOps[Matrix], config: ModelConfig, weights: DecoderWeights[Matrix], s: DecoderState, step: Step) -> None:
     """Tokens to the logits of the step's last n_outputs tokens, in logits_LV's first rows."""
-    ops.embed(s.hidden_LD, s.tokens_L, weights.embed_tokens, step)
-    for layer, cache in zip(weights.layers, s.cache, strict=True):
-        decoder_layer(ops, config, layer, s, cache, step)
+    ops.embed(s.hidden_LD, s.tokens_L, weights.embed_tokens, step, config.embedding_scale)
+    for kind, layer, cache in zip(config.layer_types, weights.layers, s.cache, strict=True):
+        decoder_layer(ops, config, kind, layer, s, cache, step)
     ops.rmsnorm_quantize(s.final_LD, s.hidden_LD, weights.norm, config.rms_norm_eps, step, outputs_only=True)
     ops.matmul(s.logits_LV, s.final_LD, weights.lm_head, step, outputs_only=True)

@@ -129,7 +129,7 @@ class Engine:
         """The buffers of a step, by what `memory` calls them. all_taken: all of the cache will be touched, so huge pages cost nothing."""
         room = -(-self.context // KEY_TILE) * KEY_TILE
         cache, cache_arena = new_cache(self.config, room, np.float16 if self.kv_dtype == "f16" else np.float32, all_taken)
-        state, state_arena = new_state(self.config, cache, min(self.prefill_chunk, self.context), room, per_token, exact)
+        state, state_arena = new_state(self.config, cache, min(self.prefill_chunk, self.context), self.context, per_token, exact)
         self._state, lookup_arena = with_lookup_room(state, weights, self.threads)
         return {"kv_cache": cache_arena, "workspace": state_arena, "lookup": lookup_arena}
 
@@ -182,7 +182,7 @@ class Engine:
         return run_or_raise
 
     def _not_finite(self, found: Finding) -> NonFiniteError:
-        name = op_names(self.config.num_hidden_layers)[found.op]
+        name = op_names(self.config)[found.op]
         hint = "; kv_dtype f32 has room for larger keys and values" if name.endswith(".cache") and self.kv_dtype == "f16" else ""
         return NonFiniteError(
             f"{name} gave NaN or infinity at position {self._step.position + found.token}, element {found.element}: the model's numbers "

@@ -60,25 +60,40 @@ def load_weights(
     """The packed weights, each matrix in the layout that its kind is to have, and the arena that they lie in."""
     packer = _Packer(LazyTensors.over(checkpoint.tensors), layout_of)
     embedding = packer.matrix("model.embed_tokens.weight")
-    layers = tuple(layer_weights(i, packer.matrix, packer.vector) for i in range(config.num_hidden_layers))
+    layers = tuple(layer_weights(config, i, packer.matrix, packer.vector) for i in range(config.num_hidden_layers))
     norm = packer.vector("model.norm.weight")
     head = embedding if config.tie_word_embeddings else packer.matrix("lm_head.weight")
     return DecoderWeights(embedding, layers, norm, head), packer.arena
 
 
-def layer_weights(index: int, matrix: Callable[[str], Matrix], vector: Callable[[str], F32]) -> LayerWeights[Matrix]:
+def layer_weights(config: ModelConfig, index: int, matrix: Callable[[str], Matrix], vector: Callable[[str], F32]) -> LayerWeights[Matrix]:
     """A decoder layer's weights, of whatever type: `matrix` and `vector` give a tensor by its name."""
     layer = f"model.layers.{index}"
+
+    def vector_if(there: bool, name: str) -> F32 | None:
+        return vector(f"{layer}.{name}") if there else None
+
+    def bias(part: str) -> F32:
+        return vector(f"{layer}.self_attn.{part}_proj.bias")
+
+    before_ffn = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
     return LayerWeights(
         input_layernorm=vector(f"{layer}.input_layernorm.weight"),
         q_proj=matrix(f"{layer}.self_attn.q_proj.weight"),
         k_proj=matrix(f"{layer}.self_attn.k_proj.weight"),
         v_proj=matrix(f"{layer}.self_attn.v_proj.weight"),
+        biases=(bias("q"), bias("k"), bias("v")) if config.attention_bias else None,
+        q_norm=vector_if(config.qk_norm, "self_attn.q_norm.weight"),
+        k_norm=vector_if(config.qk_norm, "self_attn.k_norm.weight"),
+        attn_sub_norm=vector_if(config.sub_norms, "self_attn.attn_sub_norm.weight"),
         o_proj=matrix(f"{layer}.self_attn.o_proj.weight"),
-        post_attention_layernorm=vector(f"{layer}.post_attention_layernorm.weight"),
+        post_attention_layernorm=vector_if(config.post_norms, "post_attention_layernorm.weight"),
+        pre_feedforward_layernorm=vector(f"{layer}.{before_ffn}.weight"),
         gate_proj=matrix(f"{layer}.mlp.gate_proj.weight"),
         up_proj=matrix(f"{layer}.mlp.up_proj.weight"),
+        ffn_sub_norm=vector_if(config.sub_norms, "mlp.ffn_sub_norm.weight"),
         down_proj=matrix(f"{layer}.mlp.down_proj.weight"),
+        post_feedforward_layernorm=vector_if(config.post_norms, "post_feedforward_layernorm.weight"),
     )
 
 

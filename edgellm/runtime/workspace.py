@@ -15,8 +15,8 @@ import numpy.typing as npt
 from edgellm.errors import InvalidRequestError
 from edgellm.formats.matrix import BLOCK
 from edgellm.model.config import ModelConfig
-from edgellm.model.decoder import DecoderState, DecoderWeights, activation_readers
-from edgellm.model.rope import cos_sin
+from edgellm.model.decoder import DecoderState, DecoderWeights, RopeTables, activation_readers
+from edgellm.model.rope import Rope, cos_sin
 from edgellm.ops import native
 from edgellm.ops.interface import KEY_TILE, LOOKUP_TILES, TABLE_BYTES, Activation, CacheLayer, LookupRoom, PackedMatrix, Partials
 
@@ -81,10 +81,11 @@ def _state_bytes(config: ModelConfig, length: int, context: int) -> int:
     """An upper bound on what `new_state` hands out, the cache aside."""
     wide = config.num_attention_heads * config.head_dim
     narrow = config.num_key_value_heads * config.head_dim
-    floats = config.hidden_size + 2 * wide + 2 * narrow + 2 * config.intermediate_size + config.vocab_size + 1
+    floats = 2 * config.hidden_size + 2 * wide + 2 * narrow + 2 * config.intermediate_size + config.vocab_size + 1
     activations = 2 * (config.hidden_size + wide + config.intermediate_size)  # codes, and 12 bytes a group of 32
-    tables = 2 * context * config.head_dim // 2 + sum(math.prod(shape) for shape in _partials(config, context))
-    return length * (4 * floats + activations) + 4 * tables + 40 * _ALIGNMENT
+    tables = context * config.head_dim * (1 if config.local_rope is None else 2)
+    partials = sum(math.prod(shape) for shape in _partials(config, context))
+    return length * (4 * floats + activations) + 4 * (tables + partials) + 40 * _ALIGNMENT
 
 
 def _partials(config: ModelConfig, context: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -108,12 +109,13 @@ def new_cache(config: ModelConfig, context: int, dtype: npt.DTypeLike, huge_page
 def new_state(
     config: ModelConfig, cache: tuple[CacheLayer, ...], length: int, context: int, per_token: bool = False, exact: bool = False
 ) -> tuple[DecoderState, Arena]:
-    """Buffers for steps of up to `length` tokens, and the arena that they lie in.
+    """Buffers for steps of up to `length` tokens, and the arena that they lie in. The cache has room for `context` positions or more.
 
     per_token: activations have one scale a token, rather than one per 32 columns. exact: they are also kept unquantized.
     """
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    arena = Arena(_state_bytes(config, length, context))
+    room = -(-context // KEY_TILE) * KEY_TILE
+    arena = Arena(_state_bytes(config, length, room))
 
     def floats(*shape: int) -> npt.NDArray[np.float32]:
         return arena.empty(shape, np.float32)
@@ -121,9 +123,14 @@ def new_state(
     def activation(cols: int) -> Activation:
         return new_activation(arena, length, cols, per_token, exact)
 
-    cos, sin = floats(context, dim // 2), floats(context, dim // 2)
-    blocks, arrived = _partials(config, context)
-    cos[:], sin[:] = cos_sin(config.rope, dim, context)
+    def tables(rope: Rope) -> RopeTables:
+        made = RopeTables(floats(room, dim // 2), floats(room, dim // 2))
+        made.cos_TE[:], made.sin_TE[:] = cos_sin(rope, dim, context, room)
+        return made
+
+    rope = tables(config.rope)
+    local = rope if config.local_rope is None else tables(config.local_rope)
+    blocks, arrived = _partials(config, room)
     normed = activation(config.hidden_size)
     state = DecoderState(
         tokens_L=arena.empty((length,), np.int32),
@@ -137,11 +144,11 @@ def new_state(
         gate_LF=floats(length, config.intermediate_size),
         up_LF=floats(length, config.intermediate_size),
         gated_LF=activation(config.intermediate_size),
+        update_LD=floats(length if config.post_norms else 0, config.hidden_size),
         final_LD=normed,
         logits_LV=floats(length, config.vocab_size),
         partials=Partials(floats(*blocks), arena.empty(arrived, np.int32)),
-        cos_TE=cos,
-        sin_TE=sin,
+        rope={"full_attention": rope, "sliding_attention": local},
         cache=cache,
     )
     return state, arena

@@ -15,6 +15,7 @@ from edgellm.errors import NonFiniteError
 from edgellm.formats.checkpoint import Tensor
 from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.formats.tmac2 import write_tmac2
+from edgellm.model.config import ModelConfig
 from edgellm.model.decoder import op_names
 from edgellm.ops import native
 from edgellm.ops.interface import CheckingOps
@@ -41,7 +42,7 @@ def test_every_op_is_checked_under_its_name(synthetic_model: Path) -> None:
     plain, checking = edgellm.load(synthetic_model, threads=1).plan, edgellm.load(synthetic_model, threads=1, check_finite=True).plan
     assert plain
     assert checking
-    expected = [named(name) for name in op_names(CONFIG["num_hidden_layers"])]
+    expected = [named(name) for name in op_names(ModelConfig.from_hf(CONFIG))]
     assert [op.name for op in plain.ops] == expected
     assert [op.name for op in checking.ops[::2]] == expected
     assert [op.name for op in checking.ops[1::2]] == ["check_cache" if name == "cache_append" else "check_finite" for name in expected]
@@ -57,7 +58,7 @@ def test_the_engine_goes_on_from_before_the_step(make_ops: Callable[[str, native
     engine = Engine(synthetic_model, threads=2, prefill_chunk=4, check_finite=True, make_ops=make_ops)
     expected = engine.logits(PROMPT)[-1]
     engine.reset()
-    cos_TE = engine._state.cos_TE
+    cos_TE = engine._state.rope["full_attention"].cos_TE
     kept, cos_TE[10, 3] = cos_TE[10, 3], np.nan
     message = re.escape("model.layers.0.self_attn.rotary_emb gave NaN or infinity at position 10, element 3: ")
     with pytest.raises(NonFiniteError, match=message), np.errstate(invalid="ignore"):

@@ -56,8 +56,8 @@ def test_every_matrix_is_packed_as_it_was() -> None:
         assert packed.codes.ctypes.data % 64 == 0
     assert arena.nbytes >= sum(packed.nbytes for packed in names.values())
     for i in range(2):
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            np.testing.assert_array_equal(getattr(weights.layers[i], norm), given.tensors[f"model.layers.{i}.{norm}.weight"])
+        for norm, called in (("input_layernorm", "input_layernorm"), ("pre_feedforward_layernorm", "post_attention_layernorm")):
+            np.testing.assert_array_equal(getattr(weights.layers[i], norm), given.tensors[f"model.layers.{i}.{called}.weight"])
 
 
 def test_a_tied_head_is_the_embedding_itself() -> None:

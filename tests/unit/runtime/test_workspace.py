@@ -19,6 +19,7 @@ SHAPES: list[tuple[int, ...]] = [(1,), (3, 5), (64,), (0, 7), (7, 64, 3)]
 CONFIGS: list[dict[str, Any]] = [
     {},
     {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256},
+    {"model_type": "gemma3_text", "sliding_window": 16},
     {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 1, "num_attention_heads": 2, "num_hidden_layers": 1},
 ]
 
@@ -78,6 +79,7 @@ def test_the_state_fits_its_arena(changes: dict[str, Any], length: int, context:
     activations = [state.normed_LD, state.mixed_LD, state.gated_LF]
     arrays += [part for a in activations for part in (a.codes, a.scales, a.offsets, a.scaled_sums)]
     arrays += [state.partials.blocks, state.partials.arrived]
+    arrays += [table for tables in {id(t): t for t in state.rope.values()}.values() for table in (tables.cos_TE, tables.sin_TE)]
     assert all(array.ctypes.data % 64 == 0 for array in arrays)
     assert state_arena.nbytes == sum(aligned(array.nbytes) for array in arrays)
     assert all(activation.exact is None for activation in activations)
