@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": {"errors", "formats", "model", "ops", "text"},
     "edgellm": {"runtime"},
     "measure": {"edgellm", "errors", "formats", "model", "ops", "runtime", "text"},
-    "evaluate": {"edgellm", "errors", "measure", "runtime", "text"},
+    "evaluate": {"edgellm", "errors", "formats", "measure", "runtime", "text"},
     "report": {"errors", "measure"},
     "cli": {"cli_chat", "cli_energy", "edgellm", "errors", "evaluate", "formats", "measure", "quantize", "report", "runtime", "text"},
     "cli_chat": {"errors", "runtime", "text"},
