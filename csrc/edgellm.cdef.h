@@ -254,6 +254,18 @@ typedef struct {                 /* how a token is drawn of V (edgellm/runtime/s
  * NaN or infinite, and so nothing can be drawn; -1 - V where the history, ids that the repetition penalty is for, has others than 0..V-1. */
 int32_t el_sample(el_sampler *sampler, const float *logits, const int64_t *history, int32_t n_history, double uniform);
 
+/* ---- scoring ------------------------------------------------------------------------------------------------- */
+typedef struct {                 /* of L tokens, each by its row of logits */
+    const float *logits;         /* [L, V] */
+    const int32_t *targets;      /* [L], each in 0..V-1 */
+    double *nll;                 /* [L]: -log p of the token; NaN where a logit is NaN or infinite */
+    uint8_t *greedy;             /* [L]: 1 where it was the most probable one, of equals the first */
+    int64_t rows, vocabulary;    /* L, V */
+} el_scores;
+
+/* Fills nll and greedy, on the pool's threads. 0 or -1 as el_plan_run; -2: the isa is not supported here. */
+int el_score(int isa, el_pool *pool, const el_scores *scores);
+
 /* ---- memory ---------------------------------------------------------------------------------------------------- */
 int el_lock(const void *data, int64_t bytes);   /* brings the pages in and keeps them; 0, or errno: refused */
 int el_lock_all(void);                  /* the same for all that the process has mapped and will map */

@@ -213,7 +213,8 @@ extern const el_named_kernel el_kernels[EL_ISA_COUNT][EL_OP_COUNT];
     void el_relu2_gate__##isa(const el_args *, const el_step *, el_team);                   \
     void el_check_finite__##isa(const el_args *, const el_step *, el_team);                 \
     void el_check_cache__##isa(const el_args *, const el_step *, el_team);                  \
-    void el_exp__##isa(const float *x, float *out, int64_t n);
+    void el_exp__##isa(const float *x, float *out, int64_t n);                              \
+    void el_score__##isa(const float *x, int64_t n, int64_t target, double *nll, uint8_t *greedy);
 
 EL_DECLARE_FLOAT_KERNELS(scalar)
 EL_DECLARE_FLOAT_KERNELS(avx2)
@@ -239,6 +240,9 @@ void el_matmul__avx512(const el_args *, const el_step *, el_team);
 void el_matmul__avx512vnni(const el_args *, const el_step *, el_team);
 void el_matmul__neon(const el_args *, const el_step *, el_team);
 void el_matmul__neon_dotprod(const el_args *, const el_step *, el_team);
+
+/* The natural logarithm of x >= 2^-1022, within 1 ulp: of double arithmetic alone, so that every machine has the same bits (score.c). */
+double el_log(double x);
 
 /* IEEE binary16 -> binary32, exact. */
 static inline float el_f32_from_f16(uint16_t half)

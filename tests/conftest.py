@@ -86,7 +86,7 @@ def report(record_property: Callable[[str, object], None]) -> Report:
 @pytest.fixture(scope="session")
 def library() -> Iterator[Library | None]:
     """In the compiled module's place where instruction sets can be emulated."""
-    from edgellm.ops import native
+    from edgellm.ops import native, scoring
     from tests.emulated.library import Library, emulated_isas
 
     if not emulated_isas():
@@ -95,6 +95,7 @@ def library() -> Iterator[Library | None]:
     library = Library()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "lib", library)
+        patch.setattr(scoring, "lib", library)
         yield library
     library.close()
 

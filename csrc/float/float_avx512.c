@@ -17,6 +17,7 @@ EL_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
 #include "cache.h"
 #include "attention.h"
 #include "check.h"
+#include "score.h"
 
 EL_TARGET_END
 #endif

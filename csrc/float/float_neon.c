@@ -16,5 +16,6 @@
 #include "cache.h"
 #include "attention.h"
 #include "check.h"
+#include "score.h"
 
 #endif

@@ -14,3 +14,4 @@
 #include "cache.h"
 #include "attention.h"
 #include "check.h"
+#include "score.h"

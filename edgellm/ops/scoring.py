@@ -1,4 +1,4 @@
-"""How likely a model takes the tokens of a text to be."""
+"""How likely a model takes the tokens of a text to be, in C."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgellm.errors import InvalidRequestError
+from edgellm.errors import InvalidRequestError, NativeError
+from edgellm.ops.compiled import ffi, lib, pointer
 from edgellm.ops.interface import F32, I32
+from edgellm.ops.native import ISAS, Pool
 
 F64 = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-
-ROWS_AT_ONCE = 32
-"""Logit rows that are widened to float64 together: 13 MB for 49152 tokens."""
 
 
 class Scores(NamedTuple):
@@ -26,19 +25,22 @@ class Scores(NamedTuple):
     greedy: Flags
 
 
-def score(logits: F32, targets: I32) -> Scores:
-    """The scores of targets int32 [L], each by its row of logits float32 [L, V]; InvalidRequestError for other types, shapes and ids."""
+def score(logits: F32, targets: I32, pool: Pool, isa: str) -> Scores:
+    """The scores of targets int32 [L], each by its row of logits float32 [L, V]: the same bits with every instruction set and any number
+    of threads. InvalidRequestError for other types, shapes and ids; NativeError where the instruction set can't run here.
+    """
     if logits.dtype != np.float32 or logits.ndim != 2 or targets.dtype != np.int32 or targets.shape != logits.shape[:1]:
         found = f"{logits.dtype} {logits.shape} and {targets.dtype} {targets.shape}"
         raise InvalidRequestError(f"logits float32 [L, V] and targets int32 [L] were expected, not {found}")
-    if len(targets) and not 0 <= targets.min() <= targets.max() < logits.shape[1]:
-        raise InvalidRequestError(f"the targets hold ids outside the vocabulary of {logits.shape[1]} tokens")
-    nlls = np.empty(len(targets))
-    for start in range(0, len(targets), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        finite = np.asarray(np.isfinite(logits[rows]).all(axis=1))
-        wide = np.where(finite[:, None], logits[rows], 0).astype(np.float64)
-        wide -= wide.max(axis=1, keepdims=True)
-        chosen = np.take_along_axis(wide, targets[rows, None], axis=1)[:, 0]
-        nlls[rows] = np.where(finite, np.log(np.exp(wide).sum(axis=1)) - chosen, np.nan)
-    return Scores(nlls, logits.argmax(axis=1) == targets)
+    rows, vocabulary = logits.shape
+    if rows and not 0 <= targets.min() <= targets.max() < vocabulary:
+        raise InvalidRequestError(f"the targets hold ids outside the vocabulary of {vocabulary} tokens")
+    scores = Scores(np.empty(rows), np.empty(rows, np.bool_))
+    arguments = ffi.new("el_scores *", {
+        "logits": pointer("float *", logits), "targets": pointer("int32_t *", targets),
+        "nll": pointer("double *", scores.nll), "greedy": pointer("uint8_t *", scores.greedy),
+        "rows": rows, "vocabulary": vocabulary,
+    })  # fmt: skip
+    if lib.el_score(ISAS.index(isa), pool.pointer, arguments):
+        raise NativeError(f"logits can't be scored by {isa!r} on {pool.threads} threads: it can't run here, or this is a forked process")
+    return scores

@@ -267,7 +267,7 @@ class Engine:
                 scored = slice(self._cached + 1 - outputs, self._cached + 1)
                 targets = np.array(ids[scored], np.int32)
                 at = slice(scored.start - start, scored.stop - start)
-                nll[at], greedy[at] = score(self._state.logits_LV[:outputs], targets)
+                nll[at], greedy[at] = score(self._state.logits_LV[:outputs], targets, self._pool, self.isa)
                 self._require_finite(nll[at])
         return Scores(nll, greedy)
 

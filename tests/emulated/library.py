@@ -20,7 +20,7 @@ from tests.emulated.process import CPUS, Process, logging, missing
 from tests.kernels import space
 
 CData = Any
-RUN, EXP, ROUND_UPWARD = range(3)  # process.c's functions
+RUN, EXP, ROUND_UPWARD, SCORE = range(4)  # process.c's functions
 
 
 @dataclass
@@ -56,7 +56,7 @@ def emulating(isa: str, library: Library) -> Iterator[None]:
 
 
 class Library:
-    """The functions that `edgellm.ops.native` calls. Arrays that emulated kernels are given must lie in `arena`."""
+    """The functions that `edgellm.ops.native` and `scoring` call. Arrays that emulated kernels are given must lie in `arena`."""
 
     def __init__(self) -> None:
         self.arena = Arena()
@@ -136,4 +136,21 @@ class Library:
         source, result = self.arena.holding(bytes(ffi.buffer(x, 4 * n))), self.arena.empty(4 * n)
         answer = self.process(isa).ask(EXP, isa, source.ctypes.data, result.ctypes.data, n)
         ffi.memmove(out, result, len(result))
+        return answer
+
+    def el_score(self, isa: int, pool: CData, scores: CData) -> int:
+        """The module's, or the emulated kernels'."""
+        if ISAS[isa] not in emulated_isas():
+            return int(lib.el_score(isa, pool, scores))
+        rows = scores.rows
+        logits = self.arena.holding(bytes(ffi.buffer(scores.logits, 4 * rows * scores.vocabulary)))
+        targets = self.arena.holding(bytes(ffi.buffer(scores.targets, 4 * rows)))
+        nll, greedy = self.arena.empty(8 * rows), self.arena.empty(rows)
+        there = ffi.new("el_scores *", {"rows": rows, "vocabulary": scores.vocabulary})
+        for name, array in (("logits", logits), ("targets", targets), ("nll", nll), ("greedy", greedy)):
+            setattr(there, name, ffi.cast("void *", array.ctypes.data))
+        at = self.arena.holding(bytes(ffi.buffer(there)))
+        answer = self.process(isa).ask(SCORE, isa, lib.el_pool_team(pool), at.ctypes.data)
+        ffi.memmove(scores.nll, nll, 8 * rows)
+        ffi.memmove(scores.greedy, greedy, rows)
         return answer

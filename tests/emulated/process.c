@@ -9,19 +9,28 @@
 
 #include "edgellm.h"
 
-enum { RUN, EXP, ROUND_UPWARD }; /* as library.py numbers them */
+enum { RUN, EXP, ROUND_UPWARD, SCORE }; /* as library.py numbers them */
+
+/* The pool of so many threads; NULL where they could not be started. */
+static el_pool *pool_of(int threads)
+{
+    static el_pool *pools[257];
+    if (!pools[threads])
+        pools[threads] = el_pool_new(threads);
+    return pools[threads];
+}
 
 /* A plan made of the ops, run once. */
 static int64_t run(int isa, const el_op *ops, int64_t count, int threads, const el_step *step, int64_t *op_ns)
 {
-    static el_pool *pools[257]; /* by number of threads */
+    el_pool *pool = pool_of(threads);
     el_plan *plan = el_plan_new(isa);
-    if (!plan || (!pools[threads] && !(pools[threads] = el_pool_new(threads))))
+    if (!plan || !pool)
         return -1;
     for (int64_t i = 0; i < count; i++)
         if (el_plan_append(plan, &ops[i]))
             return -1;
-    int result = el_plan_run(plan, pools[threads], step, op_ns);
+    int result = el_plan_run(plan, pool, step, op_ns);
     el_plan_free(plan);
     return result;
 }
@@ -43,6 +52,8 @@ static int64_t answer(const int64_t r[8])
         fesetround(r[1] ? FE_UPWARD : FE_TONEAREST);
         return was_upward;
     }
+    case SCORE:
+        return pool_of((int)r[2]) ? el_score((int)r[1], pool_of((int)r[2]), pointer(r[3])) : -1;
     default:
         return -1;
     }

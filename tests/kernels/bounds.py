@@ -24,6 +24,9 @@ attention  a score is E fmas and a product: off by D = gamma(E + 2) |scale| sum|
            within the block, once where it is merged, once for the rises of the largest after it. So each weight is off by
            e^(D + 3 u R) (1 + 3 n u) relatively, and so is their sum. Of B keys a block, the sum rounds B / 16 + 4 times and the fmas
            of the values B times, each merge both twice; 1 / sum and the product once each. Keys below e^-87 count as e^-87.
+score      x - m rounds by u |x - m|, so that exp is off by it and by its own roundings, those below e^-87 by all they are; a block's
+           sum rounds 512 / 16 + 4 times. What is relatively off of the sum is what its logarithm is off by. The rest is float64: 8
+           roundings at most, of numbers up to |m| + |x| + log V.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ U = 2.0**-24
 EXP = 3  # roundings that exp counts for
 TINY = 2.0**-149  # the spacing of subnormal float32
 F16_U, F16_TINY = 2.0**-11, 2.0**-24
+SCORE_BLOCK = 512  # logits whose sum is float32
 
 
 def gamma(n: int) -> float:
@@ -88,3 +92,12 @@ def attention(score_magnitudes: F64, score_range: F64, values: F64, tokens: int,
     off = gamma(head_dim + 2) * score_magnitudes + 3 * U * np.minimum(score_range, 88)
     relative = np.expm1(2 * off) + 2 * gamma(EXP * blocks) + gamma(keys + keys // 16 + 4 + 4 * (blocks - 1) + 4)
     return np.asarray(values * (relative + 2 * tokens * np.exp(-87.0)) + TINY)
+
+
+def score(logits: npt.NDArray[np.float32]) -> F64:
+    """Of -log p by each row of logits [L, V]: [L]."""
+    wide = logits.astype(np.float64)
+    below = wide - wide.max(axis=1, keepdims=True)
+    shares = np.exp(below) / np.exp(below).sum(axis=1, keepdims=True)
+    off = U * (shares * -below).sum(axis=1) + gamma(EXP + SCORE_BLOCK // 16 + 4) + logits.shape[1] * np.exp(-87.0)
+    return np.asarray(off / (1 - off) + 8 * 2.0**-53 * (2 * np.abs(wide).max(axis=1) + np.log(logits.shape[1])))
