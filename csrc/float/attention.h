@@ -89,7 +89,7 @@ typedef struct {
     const el_attention *a;
     int64_t at;                  /* of the block's first element among the keys, and among the values */
     int64_t next, next_keys;     /* how far on the keys lie that are needed after it, and how many they are */
-    int64_t from[REGISTER_ROWS], to[REGISTER_ROWS]; /* keys that a row sees, from one on up to another, neither before the last row's */
+    int64_t from[REGISTER_ROWS], to[REGISTER_ROWS]; /* keys from.. to - 1 are what a row sees; from row to row neither falls */
     const float *q[REGISTER_ROWS];
     float p[REGISTER_ROWS][EL_ATTENTION_KEYS]; /* scores, then weights */
 } row_block;
@@ -238,7 +238,7 @@ static void attend(const row_tile *tile, int64_t block, partial *out)
         attend_as(tile, 0, block, out);
 }
 
-/* total = total merged with what the rows make of a later block; it is the first one of rows begun.. , and nothing to later ones yet. */
+/* total = total merged with what the rows make of a later block. That is the first block of rows begun.. on, and taken as it is. */
 static void merge(const row_tile *tile, int64_t block, partial *total, const partial *part)
 {
     int64_t dim = tile->a->cache.head_dim, first = first_row(tile, block), begun = rows_begun(tile, block);
