@@ -105,8 +105,10 @@ def matmul(
     return KernelBench(setting, [call] * copies, pool)
 
 
-def attention(setting: Setting, heads: int, kv_heads: int, head_dim: int, working_set: int = WORKING_SET) -> KernelBench:
-    """Queries [L, heads, head_dim] on float16 caches."""
+def attention(
+    setting: Setting, heads: int, kv_heads: int, head_dim: int, working_set: int = WORKING_SET, window: int | None = None
+) -> KernelBench:
+    """Queries [L, heads, head_dim] on float16 caches, of which they see a window."""
     q, out = (_normal(setting.n_tokens, heads, head_dim) for _ in range(2))
     context = -(-(setting.position + setting.n_tokens) // KEY_TILE) * KEY_TILE
     blocks, arrived = Partials.shapes(heads, kv_heads, head_dim, context)
@@ -119,9 +121,21 @@ def attention(setting: Setting, heads: int, kv_heads: int, head_dim: int, workin
         keys = arena.empty((kv_heads, context // KEY_TILE, head_dim, KEY_TILE), np.float16)
         values = arena.empty(cached.shape, np.float16)
         keys[:], values[:] = cached.reshape(keys.shape), cached
-        ops.attention(out, q, CacheLayer(keys, values), scratch, head_dim**-0.5, step)
+        ops.attention(out, q, CacheLayer(keys, values), scratch, head_dim**-0.5, step, window)
 
     return KernelBench(setting, [call] * copies)
+
+
+def rmsnorm(setting: Setting, heads: int, head_dim: int) -> KernelBench:
+    """Of queries [L, heads, head_dim]."""
+    x, weight = _normal(setting.n_tokens, heads, head_dim), _normal(head_dim)
+    return KernelBench(setting, [lambda ops, step: ops.rmsnorm(x, weight, 1e-5, step)] * CALLS)
+
+
+def rmsnorm_add(setting: Setting, cols: int) -> KernelBench:
+    """Of vectors [L, cols]."""
+    out, x, weight = _normal(setting.n_tokens, cols), _normal(setting.n_tokens, cols), _normal(cols)
+    return KernelBench(setting, [lambda ops, step: ops.rmsnorm_add(out, x, weight, 1e-5, step)] * CALLS)
 
 
 def rmsnorm_quantize(setting: Setting, cols: int) -> KernelBench:
@@ -140,6 +154,18 @@ def gate_quantize(setting: Setting, cols: int, activation: GateActivation = "sil
     """Of vectors [L, cols]."""
     out, gate, up = _activation(setting.n_tokens, cols), _normal(setting.n_tokens, cols), _normal(setting.n_tokens, cols)
     return KernelBench(setting, [lambda ops, step: ops.gate_quantize(out, gate, up, activation, step)] * CALLS)
+
+
+def relu2_gate(setting: Setting, cols: int) -> KernelBench:
+    """Of vectors [L, cols]; the gates are 1, so that what is gated again and again keeps its size."""
+    gate, up = np.ones((setting.n_tokens, cols), np.float32), _normal(setting.n_tokens, cols)
+    return KernelBench(setting, [lambda ops, step: ops.relu2_gate(gate, up, step)] * CALLS)
+
+
+def add_bias(setting: Setting, cols: int) -> KernelBench:
+    """To vectors [L, cols]."""
+    x, bias = _normal(setting.n_tokens, cols), _normal(cols)
+    return KernelBench(setting, [lambda ops, step: ops.add_bias(x, bias, step)] * CALLS)
 
 
 def rope(setting: Setting, heads: int, head_dim: int) -> KernelBench:

@@ -80,7 +80,10 @@ def test_attention(isa: str, n_tokens: int, position: int, run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("kernel", "dims"),
-    [("rmsnorm_quantize", (576,)), ("quantize", (576,)), ("gate_quantize", (1536,)), ("rope", (9, 64)), ("cache_append", (3, 64))],
+    [
+        *[("rmsnorm", (9, 64)), ("rmsnorm_add", (576,)), ("rmsnorm_quantize", (576,)), ("quantize", (576,)), ("gate_quantize", (1536,))],
+        *[("relu2_gate", (1536,)), ("add_bias", (576,)), ("rope", (9, 64)), ("cache_append", (3, 64))],
+    ],
 )
 @pytest.mark.parametrize("n_tokens", [DECODE, PREFILL])
 def test_vectors(isa: str, kernel: str, dims: tuple[int, ...], n_tokens: int, run: Run) -> None:

@@ -50,11 +50,19 @@ def test_caches_fill_the_working_set(isa: str) -> None:
     assert bench.operations == 3 * 2 * 2 * 4 * 16 * (14 + 15)
 
 
+def test_attention_within_a_window_counts_what_it_reads(isa: str) -> None:
+    bench = microbench.attention(Setting(isa, n_tokens=2, position=130), 4, 2, 16, working_set=1, window=5)
+    bench.run()
+    assert bench.streamed_bytes == 2 * 2 * (5 + 1) * 16 * 2
+    assert bench.operations == 2 * 2 * 4 * 16 * (5 + 5)
+
+
 @pytest.mark.parametrize(
     ("make", "dims"),
     [
         *((make, (64,)) for make in (microbench.rmsnorm_quantize, microbench.quantize, microbench.gate_quantize)),
-        *((make, (2, 16)) for make in (microbench.rope, microbench.cache_append)),
+        *((make, (64,)) for make in (microbench.rmsnorm_add, microbench.add_bias, microbench.relu2_gate)),
+        *((make, (2, 16)) for make in (microbench.rmsnorm, microbench.rope, microbench.cache_append)),
     ],
 )
 def test_kernels_that_read_no_weights(isa: str, make: Callable[..., KernelBench], dims: tuple[Any, ...]) -> None:
