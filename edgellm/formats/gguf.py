@@ -1,8 +1,10 @@
-"""GGUF -> Checkpoint. Q4_0, Q4_1 and Q8_0 matrices keep exactly their weights; other types are dequantised."""
+"""GGUF -> Checkpoint. Matrices of the types in `ggml_blocks.LOSSLESS` keep exactly their weights; other types are dequantised."""
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +13,71 @@ import numpy as np
 from edgellm.errors import EdgeLLMError, ModelFileError
 from edgellm.formats.architecture import in_model_order
 from edgellm.formats.checkpoint import Checkpoint, Tensor
-from edgellm.formats.gguf_header import TensorInfo, parse_header
-from edgellm.formats.gguf_llama import hf_config, hf_name, hf_row_order
+from edgellm.formats.ggml_blocks import LOSSLESS, lossless
+from edgellm.formats.gguf_config import architecture_of, hf_config
+from edgellm.formats.gguf_header import GGUFHeader, TensorInfo, parse_header
+from edgellm.formats.gguf_names import Architecture, hf_row_order, rows_of
 from edgellm.formats.gguf_tokenizer import tokenizer_json_from_gguf
-from edgellm.formats.matrix import INT4, INT4_MIN, INT8, U8, QuantizedMatrix, Scheme
+from edgellm.formats.matrix import F32, QuantizedMatrix
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 
-LOSSLESS: dict[str, Scheme] = {"Q4_0": INT4, "Q4_1": INT4_MIN, "Q8_0": INT8}
 CHAT_TEMPLATE = "tokenizer.chat_template"
+SCALE_SUFFIX = "_scale"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tensor of the model is: its own blocks, or some rows of a larger tensor; and where one number lies that multiplies it."""
+
+    info: TensorInfo
+    scale: TensorInfo | None = None
+
+    @property
+    def spec(self) -> TensorSpec:
+        """What `read` makes of it."""
+        if self.scale is None and self.info.type_name in LOSSLESS and len(self.info.shape) == 2:
+            return TensorSpec(self.info.shape, str(LOSSLESS[self.info.type_name].scheme), self.info.type_name)
+        kept = self.scale is None and self.info.type_name == "F16"
+        return TensorSpec(self.info.shape, "float16" if kept else "float32", self.info.type_name)
+
+    def read(self, data: mmap.mmap) -> Tensor:
+        """The tensor. With a scale it is float32, because no scheme's float16 scales hold the products exactly."""
+        tensor = decode(self.info, data)
+        if self.scale is None:
+            return tensor
+        weights = tensor.dequantize() if isinstance(tensor, QuantizedMatrix) else tensor.astype(np.float32)
+        weights *= np.asarray(decode(self.scale, data))
+        return weights
 
 
 def read_gguf(path: Path) -> Checkpoint:
-    """The model in a GGUF file (version 2 or 3) of the Llama architecture, under Hugging Face names. Tensors are read when asked for.
+    """The model in a GGUF file (version 2 or 3) of one of `gguf_names.ARCHITECTURES`, under Hugging Face names. Tensors are read when
+    asked for.
 
     ModelFileError: truncated or corrupt. UnsupportedModelError: a key, tensor or tensor type that is not implemented, by its name.
     """
     data = map_file(path)
     header = parse_header(data, path)
     try:
-        config = hf_config(header.metadata, tied="output.weight" not in header.tensors)
-        infos = {hf_name(info.name): info for info in header.tensors.values()}
-        specs = in_model_order(config, {name: spec_of(info) for name, info in infos.items()})
+        architecture = architecture_of(header.metadata)
+        factors = {name: _vector(header.tensors[name], data) for name in architecture.rope_factors if name in header.tensors}
+        config = hf_config(header.metadata, factors, tied="output.weight" not in header.tensors)
+        sources = _sources(header, architecture, config)
+        specs = in_model_order(config, {name: source.spec for name, source in sources.items()})
         tokenizer_json = tokenizer_json_from_gguf(header.metadata)
     except EdgeLLMError as error:
         raise type(error)(f"{path}: {error}") from error
     chat_template = header.metadata.get(CHAT_TEMPLATE)
     if not isinstance(chat_template, str | None):
         raise ModelFileError(f"{path}: key {CHAT_TEMPLATE!r} is not a string")
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]} if architecture.neighbours else {}
     return Checkpoint(
         config=config,
-        tensors=LazyTensors(specs, lambda name: _in_hf_rows(name, decode(infos[name], data), config)),
+        tensors=LazyTensors(specs, lambda name: _in_hf_rows(sources[name].read(data), heads.get(name.split(".")[-2]))),
         tokenizer_json=tokenizer_json,
         chat_template=chat_template,
         provenance={"source": path.name, "format": "gguf"},
+        activations=architecture.activations,
     )
 
 
@@ -56,18 +90,14 @@ def map_file(path: Path) -> mmap.mmap:
         raise ModelFileError(f"{path}: cannot be read: {error}") from error
 
 
-def spec_of(info: TensorInfo) -> TensorSpec:
-    """What `decode` makes of a tensor."""
-    if info.type_name in LOSSLESS and len(info.shape) == 2:
-        return TensorSpec(info.shape, str(LOSSLESS[info.type_name]), info.type_name)
-    return TensorSpec(info.shape, "float16" if info.type_name == "F16" else "float32", info.type_name)
-
-
 def decode(info: TensorInfo, data: mmap.mmap) -> Tensor:
-    """The tensor: a QuantizedMatrix for matrices of Q4_0, Q4_1 and Q8_0, float16 for F16, float32 for every other type."""
+    """The tensor: a QuantizedMatrix for matrices of a type in LOSSLESS, float16 for F16, float32 for every other type."""
     raw = np.frombuffer(data, np.uint8, info.nbytes, info.start)
     if info.type_name in LOSSLESS and len(info.shape) == 2:
-        return _lossless(raw.reshape(info.shape[0], info.shape[1] // 32, -1), LOSSLESS[info.type_name])
+        try:
+            return lossless(raw, (info.shape[0], info.shape[1]), info.type_name)
+        except ModelFileError as error:
+            raise ModelFileError(f"tensor {info.name}: {error}") from error
     if info.type_name in ("F32", "F16"):
         return raw.view("<f4" if info.type_name == "F32" else "<f2").reshape(info.shape)
     from gguf import GGMLQuantizationType, quants  # only needed for types that are not kept, and slow to import
@@ -77,26 +107,41 @@ def decode(info: TensorInfo, data: mmap.mmap) -> Tensor:
     return np.asarray(weights, np.float32).reshape(info.shape)
 
 
-def _lossless(blocks: U8, scheme: Scheme) -> QuantizedMatrix:
-    """ggml blocks [N, J, bytes] -> the same codes, scales and minimums, apart.
+def _sources(header: GGUFHeader, architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Source]:
+    """Where each tensor lies, by its Hugging Face name. A matrix that is stored together with others is some rows of theirs."""
+    infos: dict[str, TensorInfo] = {}
+    for info in header.tensors.values():
+        if info.name in architecture.rope_factors:
+            continue
+        names = architecture.hf_names(info.name)
+        if len(names) == 1:
+            infos[names[0]] = info
+            continue
+        start = 0
+        counts = [rows_of(name, config) for name in names]
+        if sum(counts) != info.shape[0]:
+            raise ModelFileError(f"tensor {info.name} has shape {info.shape}; the config asks for {sum(counts)} rows, {counts} in turn")
+        for name, count in zip(names, counts, strict=True):
+            infos[name] = info.rows(start, start + count)
+            start += count
+    scales = {name: infos.pop(name) for name in [*infos] if name.endswith(SCALE_SUFFIX)}
+    for name, scale in scales.items():
+        if scale.shape != (1,) or scale.type_name != "F32":
+            raise ModelFileError(f"tensor {scale.name} is {scale.type_name} of shape {scale.shape}; a scale is one F32")
+        if name.removesuffix(SCALE_SUFFIX) not in infos:
+            raise ModelFileError(f"tensor {scale.name} scales nothing: {name.removesuffix(SCALE_SUFFIX)} is missing")
+    return {name: Source(info, scales.get(name + SCALE_SUFFIX)) for name, info in infos.items()}
 
-    A block is a float16 scale, a float16 minimum if the scheme has one, then the codes: int8 in order; int4 with weight i of the
-    group in the low nibble of byte i and weight i + 16 in the high one.
-    """
-    rows = blocks.shape[0]
-    scales = blocks[:, :, 0:2].copy().view("<f2")[:, :, 0]
-    minimums = blocks[:, :, 2:4].copy().view("<f2")[:, :, 0] if scheme.has_min else None
-    codes = blocks[:, :, 4 if scheme.has_min else 2 :]
-    if scheme is INT8:
-        return QuantizedMatrix(scheme, codes.reshape(rows, -1).view(np.int8), scales)
-    even, odd = codes[:, :, 0::2], codes[:, :, 1::2]
-    neighbours = np.concatenate([(even & 15) | (odd << 4), (even >> 4) | (odd & 0xF0)], axis=-1)
-    return QuantizedMatrix(scheme, neighbours.reshape(rows, -1), scales, minimums)
+
+def _vector(info: TensorInfo, data: mmap.mmap) -> F32:
+    """The numbers in a vector."""
+    if len(info.shape) != 1:
+        raise ModelFileError(f"tensor {info.name} has shape {info.shape}; it must be a vector")
+    return np.asarray(decode(info, data), np.float32)
 
 
-def _in_hf_rows(name: str, tensor: Tensor, config: dict[str, Any]) -> Tensor:
-    """The tensor with the rows of q and k projections in Hugging Face's order."""
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(name.split(".")[-2])
+def _in_hf_rows(tensor: Tensor, heads: int | None) -> Tensor:
+    """The tensor with its rows in Hugging Face's order; heads: of a q or k projection whose rows are for a rope of neighbours."""
     if heads is None:
         return tensor
     order = hf_row_order(tensor.shape[0], heads)

@@ -13,7 +13,7 @@ import itertools
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,21 @@ TENSOR_TYPES = {
     6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24),
     8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
     12: ("Q4_K", 256, 144),
     13: ("Q5_K", 256, 176),
     14: ("Q6_K", 256, 210),
+    20: ("IQ4_NL", 32, 18),
+    23: ("IQ4_XS", 256, 136),
     30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
 }
 """ggml's number of a tensor type -> its name, weights per block, bytes per block."""
+
+FORK_TYPES = {36: "I2_S", 37: "I8_S", 38: "TL1"}
+"""Numbers that only bitnet.cpp's fork of ggml gives a meaning, which depends on the machine that wrote the file."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,12 @@ class TensorInfo:
     type_name: str
     start: int
     nbytes: int
+
+    def rows(self, start: int, stop: int) -> TensorInfo:
+        """Where some of the matrix's rows lie: rows are whole blocks."""
+        row_bytes = self.nbytes // self.shape[0]
+        shape = (stop - start, *self.shape[1:])
+        return replace(self, shape=shape, start=self.start + start * row_bytes, nbytes=(stop - start) * row_bytes)
 
 
 @dataclass(frozen=True)
@@ -183,8 +198,7 @@ class _Cursor:
         shape = tuple(self.scalar("Q", what) for _ in range(rank))[::-1]
         type_number = self.scalar("I", what)
         if type_number not in TENSOR_TYPES:
-            known = ", ".join(type_name for type_name, _, _ in TENSOR_TYPES.values())
-            raise UnsupportedModelError(f"{self.path}: {what} is of type {_type_name(type_number)}, which is not read; read are: {known}")
+            raise UnsupportedModelError(f"{self.path}: {what} is of type {_type_not_read(type_number)}")
         type_name, block_weights, block_bytes = TENSOR_TYPES[type_number]
         if 0 in shape or shape[-1] % block_weights:
             raise self.corrupt(f"{what} has shape {shape}, whose rows are not whole {type_name} blocks of {block_weights}")
@@ -230,10 +244,14 @@ def _place(cursor: _Cursor, infos: list[TensorInfo], alignment: int) -> dict[str
     return placed
 
 
-def _type_name(number: int) -> str:
+def _type_not_read(number: int) -> str:
+    """A tensor type by its name, and what to do about it."""
+    if number in FORK_TYPES:
+        return f"{FORK_TYPES[number]}, which only a fork of ggml reads; convert the model from its safetensors: edgellm pull hf:OWNER/NAME"
     from gguf import GGMLQuantizationType  # only needed for this error, and slower to import than a header is to parse
 
     try:
-        return GGMLQuantizationType(number).name
+        name = GGMLQuantizationType(number).name
     except ValueError:
-        return f"number {number}"
+        name = f"number {number}"
+    return f"{name}, which is not read; read are: {', '.join(type_name for type_name, _, _ in TENSOR_TYPES.values())}"

@@ -8,7 +8,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
-from edgellm.formats.gguf_llama import hf_name
+from edgellm.formats.gguf_names import LLAMA
 from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.formats.tmac2 import read_tmac2, verify
 
@@ -21,7 +21,7 @@ def test_every_weight_is_kept_bit_for_bit(model_path: Path, model_gguf: Path) ->
     published = GGUFReader(model_gguf).tensors
     assert len(published) == len(checkpoint.tensors) == 272
     for tensor in published:
-        name, shape = hf_name(tensor.name), tuple(reversed(tensor.shape.tolist()))
+        name, shape = LLAMA.hf_names(tensor.name)[0], tuple(reversed(tensor.shape.tolist()))
         expected = dequantize(tensor.data, GGMLQuantizationType(tensor.tensor_type)).reshape(shape)
         if (count := heads.get(name.split(".")[-2])) is not None:  # from llama.cpp's order of rows
             expected = expected.reshape(count, len(expected) // count // 2, 2, -1).swapaxes(1, 2).reshape(shape)

@@ -14,11 +14,15 @@ from edgellm.formats import open_checkpoint
 from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.formats.tmac2 import verify
 from edgellm.quantize.quantize import Recipe, quantize
+from tests.unit.formats.gguf_families import write_family
 from tests.unit.formats.synthetic import seal, write_gguf
 
 Mutation = Callable[[bytearray, np.random.Generator, int], None]
 HOSTILE = [b"\xff" * 8, b"\xff" * 7 + b"\x7f", (1 << 32).to_bytes(8, "little"), (1 << 60).to_bytes(8, "little"), bytes(8)]
-MUTATIONS_PER_KIND = 400
+FAMILIES = {"llama": "TQ2_0", "phi3": "Q5_0", "gemma3": "F16", "bitnet": "TQ1_0"}
+"""Architectures whose files have more to them than the first one's, and the type of their matrices."""
+
+MUTATIONS_PER_KIND = {"gguf": 400, "tmac2": 400} | dict.fromkeys(FAMILIES, 50)
 BYTES_PER_FILE_BYTE = 8
 """Of memory: Python's strings, numbers and dicts outgrow a file's bytes by such a factor, whatever the file claims."""
 
@@ -69,16 +73,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("fuzz")
     gguf = write_gguf(folder / "m.gguf", matrix_type="Q4_0", types={"token_embd.weight": "Q8_0", "blk.0.ffn_up.weight": "Q5_1"})
     quantize(gguf, folder / "m.tmac2.bin", Recipe.named("tritplanes2"), progress=False)
-    return {"gguf": gguf.read_bytes(), "tmac2": (folder / "m.tmac2.bin").read_bytes()}
+    families = {name: write_family(folder / f"{name}.gguf", name, matrix_type=kind).read_bytes() for name, kind in FAMILIES.items()}
+    return {"gguf": gguf.read_bytes(), "tmac2": (folder / "m.tmac2.bin").read_bytes()} | families
 
 
 def header_bytes(raw: bytes, kind: str) -> int:
     """Where the tensor data starts, or a little before."""
-    return 8 + int.from_bytes(raw[:8], "little") if kind == "tmac2" else raw.index(b"output_norm.weight") + 64
+    if kind == "tmac2":
+        return 8 + int.from_bytes(raw[:8], "little")
+    return max(raw.index(b"output_norm.weight"), raw.rindex(b"blk.1.")) + 64
 
 
 @pytest.mark.parametrize("mutate", [truncate, truncate_header, flip, splice, oversize, digits])
-@pytest.mark.parametrize("kind", ["gguf", "tmac2"])
+@pytest.mark.parametrize("kind", ["gguf", "tmac2", *FAMILIES])
 def test_a_mutated_file_is_read_or_refused(tmp_path: Path, models: dict[str, bytes], kind: str, mutate: Mutation) -> None:
     original = models[kind]
     path = tmp_path / "mutated"
@@ -88,7 +95,7 @@ def test_a_mutated_file_is_read_or_refused(tmp_path: Path, models: dict[str, byt
     opened = 0
     tracemalloc.start()
     try:
-        for _ in range(MUTATIONS_PER_KIND):
+        for _ in range(MUTATIONS_PER_KIND[kind]):
             raw = bytearray(original)
             mutate(raw, rng, header_bytes(original, kind))
             path.write_bytes(seal(raw) if kind == "tmac2" else raw)
@@ -100,7 +107,7 @@ def test_a_mutated_file_is_read_or_refused(tmp_path: Path, models: dict[str, byt
             assert peak - before < BYTES_PER_FILE_BYTE * len(original)
     finally:
         tracemalloc.stop()
-    assert opened < MUTATIONS_PER_KIND
+    assert opened < MUTATIONS_PER_KIND[kind]
 
 
 def test_every_flip_in_the_tensor_data_is_caught_by_verify(tmp_path: Path, models: dict[str, bytes]) -> None:

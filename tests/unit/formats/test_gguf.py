@@ -15,9 +15,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats import gguf_header
 from edgellm.formats.checkpoint import Tensor
+from edgellm.formats.ggml_blocks import LOSSLESS
 from edgellm.formats.gguf import decode, map_file, read_gguf
 from edgellm.formats.gguf_header import TENSOR_TYPES, TensorInfo, parse_header
-from edgellm.formats.gguf_llama import hf_name, hf_row_order
+from edgellm.formats.gguf_names import LLAMA, hf_row_order
 from edgellm.formats.matrix import QuantizedMatrix
 from tests.unit.formats.synthetic import (
     HEAD_DIM,
@@ -94,7 +95,7 @@ def test_rows_of_q_and_k_come_back_in_hf_order(tmp_path: Path, matrix_type: str)
         expected = gguf_weights()[name]
         if matrix_type == "Q8_0":
             expected = gguf.quants.dequantize(gguf.quants.quantize(expected, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0)
-        assert same_bits(floats(tensors[hf_name(name)]), expected)
+        assert same_bits(floats(tensors[LLAMA.hf_names(name)[0]]), expected)
 
 
 def adversarial_blocks(kind: str, rows: int = 6, blocks: int = 3) -> npt.NDArray[np.uint8]:
@@ -102,13 +103,15 @@ def adversarial_blocks(kind: str, rows: int = 6, blocks: int = 3) -> npt.NDArray
     rng = np.random.default_rng(1)
     raw = rng.integers(0, 256, (rows, blocks, GGML_QUANT_SIZES[GGMLQuantizationType[kind]][1]), np.uint8)
     specials = np.array([-0.0, 0.0, 6e-8, -6e-8, 6.1e-5, 65504, -65504, 1, -0.1234, 3e-3], np.float16)
-    fields = 4 if kind in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else 2
-    place = slice(-2, None) if kind == "Q6_K" else slice(0, fields)
-    raw[:, :, place] = rng.choice(specials, (rows, blocks, fields // 2 if kind != "Q6_K" else 1)).view(np.uint8)
+    two, last = kind in ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K"), kind in ("Q2_K", "Q3_K", "Q6_K", "TQ1_0", "TQ2_0")
+    fields = 4 if two else 2
+    raw[:, :, slice(-fields, None) if last else slice(fields)] = rng.choice(specials, (rows, blocks, fields // 2)).view(np.uint8)
+    if kind == "TQ2_0":
+        raw[:, :, :64] &= ~(raw[:, :, :64] >> 1 & 0x55)  # a code is 0, 1 or 2
     return raw.reshape(rows, -1)
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "BF16", "F16", "F32"])
+@pytest.mark.parametrize("kind", [name for name, _, _ in TENSOR_TYPES.values()])
 def test_every_type_gives_ggml_floats_bit_for_bit(tmp_path: Path, kind: str) -> None:
     ggml_type = GGMLQuantizationType[kind]
     raw = (
@@ -126,7 +129,7 @@ def test_every_type_gives_ggml_floats_bit_for_bit(tmp_path: Path, kind: str) -> 
 
     data = map_file(path)
     tensor = decode(parse_header(data, path).tensors["t"], data)
-    assert isinstance(tensor, QuantizedMatrix) == (kind in ("Q4_0", "Q4_1", "Q8_0"))
+    assert isinstance(tensor, QuantizedMatrix) == (kind in LOSSLESS)
     expected = gguf.quants.dequantize(raw, ggml_type)
     assert same_bits(floats(tensor), expected.astype(np.float16) if kind == "F16" else expected)
 
@@ -153,7 +156,8 @@ def test_the_table_of_types_is_ggmls() -> None:
         ({"general.quantization_version": 1}, UnsupportedModelError, "general.quantization_version"),
         ({"llama.block_count": None}, ModelFileError, "llama.block_count' is missing"),
         ({"llama.block_count": 0}, ModelFileError, "llama.block_count"),
-        ({"llama.block_count": 10**9}, ModelFileError, "model.layers.2.input_layernorm.weight is missing"),
+        ({"llama.block_count": 10**4}, ModelFileError, "model.layers.2.input_layernorm.weight is missing"),
+        ({"llama.block_count": 10**9}, ModelFileError, "llama.block_count' is 1000000000; it must be an integer from 1 to 65536"),
         ({"llama.attention.head_count_kv": [1, 1]}, ModelFileError, "llama.attention.head_count_kv"),
         ({"llama.attention.layer_norm_rms_epsilon": "1e-5"}, ModelFileError, "llama.attention.layer_norm_rms_epsilon"),
         ({"llama.rope.freq_base": float("inf")}, ModelFileError, "llama.rope.freq_base"),
@@ -176,7 +180,7 @@ def test_a_key_that_is_not_understood_is_named(tmp_path: Path, keys: dict[str, A
 @pytest.mark.parametrize(
     ("name", "weights", "error", "message"),
     [
-        ("rope_freqs.weight", np.ones(16, np.float32), UnsupportedModelError, "rope_freqs.weight"),
+        ("rope_factors_long.weight", np.ones(16, np.float32), UnsupportedModelError, "rope_factors_long.weight"),
         ("blk.0.attn_q.bias", np.ones(64, np.float32), UnsupportedModelError, "blk.0.attn_q.bias"),
         ("blk.0.attn_q_norm.weight", np.ones(32, np.float32), UnsupportedModelError, "blk.0.attn_q_norm.weight"),
         ("blk.2.attn_norm.weight", np.ones(64, np.float32), UnsupportedModelError, "model.layers.2.input_layernorm.weight"),
@@ -230,7 +234,7 @@ U32, ARRAY, STRING = 4, 9, 8
         (raw_gguf([gguf_string("general.alignment") + struct.pack("<II", U32, 24)], []), ModelFileError, "power of two"),
         (raw_gguf([gguf_string("general.alignment") + struct.pack("<II", U32, 0)], []), ModelFileError, "power of two"),
         (raw_gguf([], [tensor_info("n" * 65)], data=bytes(128)), ModelFileError, "64 bytes are possible"),
-        (raw_gguf([], [tensor_info(kind=16)], data=bytes(128)), UnsupportedModelError, "'t' is of type IQ2_XXS, which is not read"),
+        (raw_gguf([], [tensor_info(kind=24)], data=bytes(128)), UnsupportedModelError, "'t' is of type I8, which is not read"),
         (raw_gguf([], [tensor_info(kind=999)], data=bytes(128)), UnsupportedModelError, "number 999"),
         (raw_gguf([], [tensor_info(dims=(1,) * 5)], data=bytes(128)), ModelFileError, "5 dimensions"),
         (raw_gguf([], [tensor_info(dims=())], data=bytes(128)), ModelFileError, "0 dimensions"),
