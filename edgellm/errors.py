@@ -23,6 +23,10 @@ class FetchError(EdgeLLMError):
     """A model could not be fetched or stored: no network, a wrong checksum, a full disk, an unwritable cache."""
 
 
+class EvaluationError(EdgeLLMError):
+    """A task cannot be evaluated: it is unknown, its data is missing or malformed, or what its run needs is not installed."""
+
+
 class CacheReplacedError(EdgeLLMError):
     """The engine has run another text since; the text's tokens must be given again."""
 
