@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -457,6 +458,52 @@ def tune(name: str | None, model: str | None, threads: list[int], rounds: int, a
     document = tuning.tune(path, threads or [1, default_threads()], rounds, progress=sys.stderr.isatty())
     click.echo(json.dumps(document, indent=1) if as_json else tuning.table(document))
     click.echo(f"written: {tuning_path(path)}", err=True)
+
+
+@main.command("eval")
+@click.argument("model", metavar="[X]", default=DEFAULT_MODEL)
+@click.option("--tasks", default="", metavar="NAMES", help="Tasks, with commas between them, of those below; or task files, X.yaml.")
+@click.option("--limit", type=int, metavar="N", help="Ask N items of each task.  [default: all; of texts, 8 windows of 1024 tokens]")
+@click.option(
+    "--against", metavar="Y", help="Another model, asked the same: what X scores more, with the interval of the paired difference."
+)
+@click.option("--threads", type=int, help="Threads to compute with.  [default: one per physical core]")
+@click.option("--context", type=int, help="Tokens that a text may have; of a longer one the beginning is left out.  [default: up to 8192]")
+@click.option("--bos/--no-bos", default=None, help="Begin texts with the BOS token, or don't.  [default: as the model's tokenizer has it]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object at the end, the values of every item included.")
+def evaluate(model: str, tasks: str, limit: int | None, against: str | None, as_json: bool, **options: Any) -> None:
+    """Measure what a model knows and how well it predicts.
+
+    Without --tasks it is the perplexity of texts at hand: Python's language reference, and WikiText-2 where EDGELLM_DATA names a folder
+    that holds it. Tasks are asked by lm-eval (pip install 'edgellm[eval]') and need their records: in the folder EDGELLM_DATA, or else
+    from the Hugging Face hub. X and Y are models as --model of the other commands takes them.
+
+    \b
+      multiple choice (acc, acc_norm): hellaswag arc_easy arc_challenge piqa winogrande openbookqa mmlu
+      exact match: nq_open     BLEU: multi30k_en_de multi30k_en_fr     perplexity of words and bytes: wikitext
+
+    Of N items a fixed shuffle chooses the first. Every answer is kept as it comes, in the cache: a run that is stopped, or asked more
+    items later, goes on where it was.
+
+    \b
+    Examples:
+      edgellm eval smollm2-135m
+      edgellm eval smollm2-135m --tasks hellaswag,arc_easy --limit 500
+      edgellm eval smollm2-135m.ternary-rtn --tasks hellaswag --limit 500 --against smollm2-135m --json > delta.json
+      python -m edgellm.evaluate --model edgellm --model_args pretrained=smollm2-135m --tasks boolq     # any task that lm-eval has
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of lm-eval's own, which ask nobody; read when tqdm is imported
+    from edgellm import cli_eval
+
+    names = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    request = cli_eval.Request(names, limit, progress=sys.stderr.isatty(), **options)
+    cli_eval.check(request)
+    evaluated = [cli_eval.evaluate(one, request, quiet=as_json) for one in (model, against) if one]
+    if as_json:
+        click.echo(cli_eval.as_json(evaluated))
+    elif against:
+        click.echo(cli_eval.comparison(evaluated))
 
 
 @main.command()

@@ -1,6 +1,6 @@
 """lm-eval's own command line, with this engine among its models: `python -m edgellm.evaluate --model edgellm --model_args ...`.
 
-lm-eval looks for no models in other packages; whoever has one imports it before lm-eval's command line runs, which is all that happens here.
+lm-eval does not look for models in other packages: who has one imports it before that command line runs. That is all that happens here.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         ids = tokenizer.encode(string, add_special_tokens=self.add_bos is None and not bare)
         return [self.prefix_token_id, *ids] if self.add_bos and not bare else ids
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
+    def loglikelihood(self, requests: list[Instance], **_: Any) -> list[Answer]:
         """Of each continuation, given its context: requests of (context, continuation)."""
         if empty := next((request for request in requests if not request.args[1]), None):
             raise EvaluationError(f"a continuation of {_shown(empty.args[0])} is empty: it has no tokens to score")

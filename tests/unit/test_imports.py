@@ -24,9 +24,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measure": {"edgellm", "errors", "formats", "model", "ops", "runtime", "text"},
     "evaluate": {"edgellm", "errors", "formats", "measure", "runtime", "text"},
     "report": {"errors", "measure"},
-    "cli": {"cli_chat", "cli_energy", "edgellm", "errors", "evaluate", "formats", "measure", "quantize", "report", "runtime", "text"},
+    "cli": {
+        "cli_chat",
+        "cli_energy",
+        "cli_eval",
+        "edgellm",
+        "errors",
+        "evaluate",
+        "formats",
+        "measure",
+        "quantize",
+        "report",
+        "runtime",
+        "text",
+    },
     "cli_chat": {"errors", "runtime", "text"},
     "cli_energy": {"errors", "measure"},
+    "cli_eval": {"edgellm", "errors", "evaluate", "formats", "measure"},
 }
 """Room -> the rooms that it may import, besides itself. A room is a folder or a file of the package; `edgellm` is its __init__."""
 
