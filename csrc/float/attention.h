@@ -17,10 +17,10 @@ enum {
     REGISTER_VECTORS = 4, /* for so many vectors of keys or of head elements */
 };
 
-/* Up to EL_ATTENTION_ROWS rows that share a key/value head: rows first.. of its [L, H/G]. */
+/* Up to EL_ATTENTION_ROWS rows that share a key/value head: rows first.. of its [L, shared], shared = H/G. */
 typedef struct {
     const el_attention *a;
-    int64_t position, kv_head, first, count;
+    int64_t position, kv_head, shared, first, count;
 } row_tile;
 
 /* What the rows of a tile make of one block, or of several merged. */
@@ -34,27 +34,27 @@ static inline int64_t heads_sharing(const el_attention *a) { return a->heads / a
 /* Where row i's head begins in q and out. */
 static inline int64_t row_offset(const row_tile *tile, int64_t i)
 {
-    int64_t shared = heads_sharing(tile->a), row = tile->first + i;
-    return (row / shared * tile->a->heads + tile->kv_head * shared + row % shared) * tile->a->cache.head_dim;
+    int64_t row = tile->first + i;
+    return (row / tile->shared * tile->a->heads + tile->kv_head * tile->shared + row % tile->shared) * tile->a->cache.head_dim;
 }
 
 /* How many keys row i sees: its own token's and those before. */
 static inline int64_t row_keys(const row_tile *tile, int64_t i)
 {
-    return tile->position + (tile->first + i) / heads_sharing(tile->a) + 1;
+    return tile->position + (tile->first + i) / tile->shared + 1;
 }
 
-/* The first key that row i sees. */
-static inline int64_t row_first_key(const row_tile *tile, int64_t i)
+/* Of a row that would see so many keys, those that its window hides. */
+static inline int64_t keys_hidden(const row_tile *tile, int64_t keys)
 {
-    int64_t hidden = row_keys(tile, i) - tile->a->window;
+    int64_t hidden = keys - tile->a->window;
     return hidden > 0 ? hidden : 0;
 }
 
 /* The tile's row that is this many tokens after the new ones' first, or the tile's end on that side. */
 static inline int64_t row_of_token(const row_tile *tile, int64_t token)
 {
-    int64_t row = token * heads_sharing(tile->a) - tile->first;
+    int64_t row = token * tile->shared - tile->first;
     return row < 0 ? 0 : row < tile->count ? row : tile->count;
 }
 
@@ -73,7 +73,7 @@ static inline int64_t rows_begun(const row_tile *tile, int64_t block)
 static inline int64_t blocks_of(int64_t keys) { return (keys + EL_ATTENTION_KEYS - 1) / EL_ATTENTION_KEYS; }
 
 /* The first block that the tile's rows see any of. */
-static inline int64_t first_block(const row_tile *tile) { return row_first_key(tile, 0) / EL_ATTENTION_KEYS; }
+static inline int64_t first_block(const row_tile *tile) { return keys_hidden(tile, row_keys(tile, 0)) / EL_ATTENTION_KEYS; }
 
 /* How many of the vectors left are handled at a time with so many rows: 4, 2 or 1. */
 INLINE int vectors_at_once(int64_t left, int rows)
@@ -123,19 +123,28 @@ INLINE v16 keep_between(v16 a, int64_t from, int64_t to, v16 b)
     return from > 0 ? v_keep_n(b, from, a) : a;
 }
 
+/* scores[i] = exp(scores[i] - largest) for lanes from.. to - 1, and 0 beside them; gives the same. */
+INLINE v16 exponentiate_16(float *scores, int64_t from, int64_t to, float largest)
+{
+    v16 p = keep_between(v_exp(v_sub(v_load(scores), v_set1(largest))), from, to, v_set1(0.0f));
+    v_store(scores, p);
+    return p;
+}
+
 /* scores[t] = exp(scores[t] - largest) of the keys seen, and 0 beside them in a whole 16; gives largest and their sum. */
 static inline void exponentiate(float *scores, int64_t from, int64_t to, float *largest, float *sum)
 {
-    v16 lowest = v_set1(-INFINITY), zero = v_set1(0.0f), top = lowest, total = zero;
-    int64_t begin = from / 16 * 16;
-    for (int64_t t = begin; t < to; t += 16)
-        top = v_max(keep_between(v_load(scores + t), from - t, to - t, lowest), top);
+    v16 lowest = v_set1(-INFINITY), top = lowest, total = v_set1(0.0f);
+    int64_t begin = from / 16 * 16, whole = (from + 15) / 16 * 16; /* apart: 16 of which the first are not seen */
+    if (begin < whole)
+        top = v_max(keep_between(v_load(scores + begin), from - begin, to - begin, lowest), top);
+    for (int64_t t = whole; t < to; t += 16)
+        top = v_max(v_keep_n(v_load(scores + t), to - t, lowest), top);
     *largest = v_hmax(top);
-    for (int64_t t = begin; t < to; t += 16) {
-        v16 p = keep_between(v_exp(v_sub(v_load(scores + t), v_set1(*largest))), from - t, to - t, zero);
-        v_store(scores + t, p);
-        total = v_add(total, p);
-    }
+    if (begin < whole)
+        total = v_add(total, exponentiate_16(scores + begin, from - begin, to - begin, *largest));
+    for (int64_t t = whole; t < to; t += 16)
+        total = v_add(total, exponentiate_16(scores + t, 0, to - t, *largest));
     *sum = v_hsum(total);
 }
 
@@ -156,7 +165,10 @@ INLINE void mix_values(const row_block *b, int is_f16, int rows, int count, int6
     int64_t from = b->from[rows - 1], to = b->to[0] > from ? b->to[0] : from;
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < count; i++)
-            sum[r][i] = mix_row(b, is_f16, r, b->from[r], from < b->to[r] ? from : b->to[r], at + i * 16, v_set1(0.0f));
+            sum[r][i] = v_set1(0.0f);
+    for (int r = 0; r < rows && b->from[r] < from; r++) /* which the last row does not see any more */
+        for (int i = 0; i < count; i++)
+            sum[r][i] = mix_row(b, is_f16, r, b->from[r], from < b->to[r] ? from : b->to[r], at + i * 16, sum[r][i]);
     for (int64_t t = from; t < to; t++) {
         for (int i = 0; i < count; i++)
             value[i] = cache_load(cache->values, at + t * dim + i * 16, is_f16);
@@ -188,7 +200,7 @@ static inline void fill_row_block(row_block *b, const row_tile *tile, int64_t bl
         b->next_keys = end - first;
     }
     for (int r = 0; r < rows; r++) {
-        int64_t from = row_first_key(tile, i + r) - begin, to = row_keys(tile, i + r) - begin;
+        int64_t keys = row_keys(tile, i + r), from = keys_hidden(tile, keys) - begin, to = keys - begin;
         b->from[r] = from > 0 ? from : 0;
         b->to[r] = to < EL_ATTENTION_KEYS ? to : EL_ATTENTION_KEYS;
         b->q[r] = tile->a->q + row_offset(tile, i + r);
@@ -272,8 +284,8 @@ static void write_out(const row_tile *tile, const partial *total)
 
 static inline row_tile tile_of_unit(const el_attention *a, const el_step *step, int64_t unit, int64_t tiles)
 {
-    int64_t first = unit % tiles * EL_ATTENTION_ROWS, left = step->n_tokens * heads_sharing(a) - first;
-    return (row_tile){a, step->position, unit / tiles, first, left < EL_ATTENTION_ROWS ? left : EL_ATTENTION_ROWS};
+    int64_t shared = heads_sharing(a), first = unit % tiles * EL_ATTENTION_ROWS, left = step->n_tokens * shared - first;
+    return (row_tile){a, step->position, unit / tiles, shared, first, left < EL_ATTENTION_ROWS ? left : EL_ATTENTION_ROWS};
 }
 
 /* Few rows: threads share out the blocks of keys, and whichever finishes a unit's last one merges them. */
