@@ -1,4 +1,4 @@
-"""Instructions that emulated matmul kernels take for a weight: what can be said of their speed without the hardware."""
+"""Instructions that emulated kernels take: what can be said of their speed without the hardware."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.emulated.library import Library, emulated_isas
 from tests.kernels.calls import Results, native_results, step
 from tests.kernels.data import F32, normal, random_activation, random_matrix
 from tests.kernels.space import Space
+from tests.kernels.test_attention import random_attention
 from tests.kernels.test_matmul import Matmul
 
 COLS = 512
@@ -86,3 +87,8 @@ def test_instructions_of_a_column_of_tables(isa: str, counted: Counted, kind: st
     each = (counted(partial(run, (kind,))) - counted(partial(run, ()))) / COLS
     line = f"{isa}, {kind}: {each:.1f} instructions per column (emulated)"
     report("instructions", line, provenance="emulated", isa=isa, tables=kind, instructions_per_column=each)
+
+
+def test_keys_out_of_the_window_cost_nothing(isa: str, counted: Counted) -> None:
+    """Ever so many more of them: their blocks are not even looked at."""
+    assert abs(counted(lambda cols: native_results(random_attention(16, ratio=1, position=4 * cols, kv_heads=1, window=40), isa))) < 50
