@@ -57,7 +57,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     return FAMILIES[model_type]
 
 
-def _head_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+def head_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
     """(H, G, E): query heads, key/value heads, head dimension, with Hugging Face's defaults. ModelFileError names the key that is wrong."""
     heads = _dimension(config, "num_attention_heads")
     kv_heads = _dimension(config, "num_key_value_heads", heads)
@@ -102,7 +102,7 @@ def in_model_order(config: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -
 def _layer_shapes(config: Mapping[str, Any], family: Family) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors of any layer."""
     hidden, ffn = _dimension(config, "hidden_size"), _dimension(config, "intermediate_size")
-    heads, kv_heads, head_dim = _head_shape(config)
+    heads, kv_heads, head_dim = head_shape(config)
     yield "input_layernorm.weight", (hidden,)
     for part, width in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
         yield f"self_attn.{part}_proj.weight", (width * head_dim, hidden)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from edgellm.errors import EdgeLLMError, ModelFileError, UnsupportedModelError
+from edgellm.errors import EdgeLLMError, ModelFileError
 from edgellm.formats.architecture import in_model_order
-from edgellm.formats.checkpoint import Checkpoint, Tensor
+from edgellm.formats.checkpoint import ACTIVATIONS, Checkpoint
+from edgellm.formats.hf_tensors import Source, sources
+from edgellm.formats.mapped import drop_pages
 from edgellm.formats.paths import exists
 from edgellm.formats.safetensors_file import SafetensorsFile, open_safetensors
-from edgellm.formats.tensors import LazyTensors, TensorSpec
+from edgellm.formats.tensors import LazyTensors
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -24,7 +28,6 @@ TEMPLATE = "chat_template.jinja"
 PATTERNS = (CONFIG, "model*.safetensors", INDEX, TOKENIZER, TOKENIZER_CONFIG, TEMPLATE)
 """The files that are read; all that a fetch needs to bring."""
 
-FORMS = {"F32": "float32", "F16": "float16", "BF16": "float32"}
 DERIVED = ".self_attn.rotary_emb.inv_freq"
 """Old checkpoints store the rotary frequencies; they follow from the config, so they are left out."""
 
@@ -42,15 +45,22 @@ def read_hf(folder: Path) -> Checkpoint:
                 raise ModelFileError(f"{folder}: tensor {name} is in {files[name].path.name} and in {file.path.name}")
             if not name.endswith(DERIVED):
                 files[name] = file
+    stored = {name: file.tensors[name] for name, file in files.items()}
+
+    def read(name: str) -> npt.NDArray[np.generic]:
+        return _array(name, files[name])
+
     try:
-        specs = in_model_order(config, {name: _spec(name, file) for name, file in files.items()})
+        made = sources(config, stored)
+        specs = in_model_order(config, {name: source.spec for name, source in made.items()})
     except EdgeLLMError as error:
         raise type(error)(f"{folder}: {error}") from error
     return Checkpoint(
         config=config,
-        tensors=LazyTensors(specs, lambda name: _tensor(name, files[name])),
+        tensors=LazyTensors(specs, lambda name: made[name].read(read)),
         tokenizer_json=_read_text(folder / TOKENIZER),
         chat_template=_chat_template(folder),
+        activations=_activations(made),
         provenance={"source": folder.resolve().name, "format": "huggingface"},
     )
 
@@ -66,25 +76,26 @@ def _weight_files(folder: Path) -> list[SafetensorsFile]:
     weight_map = _read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFileError(f"{folder / INDEX}: has no weight_map")
-    shards = dict.fromkeys(weight_map.values())
-    for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard:
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or Path(shard).name != shard or shard == "..":
             raise ModelFileError(f"{folder / INDEX}: the weight_map names {shard!r}, which is not a file of this folder")
-    return [open_safetensors(folder / shard) for shard in shards]
+    return [open_safetensors(folder / shard) for shard in dict.fromkeys(weight_map.values())]
 
 
-def _spec(name: str, file: SafetensorsFile) -> TensorSpec:
-    stored = file.tensors[name]
-    if stored.dtype not in FORMS:
-        raise UnsupportedModelError(f"tensor {name} is of type {stored.dtype}, which is not read; read are: {', '.join(FORMS)}")
-    return TensorSpec(stored.shape, FORMS[stored.dtype], stored.dtype)
+def _activations(made: Mapping[str, Source]) -> str:
+    """Packed trits were trained with one scale for all of a token's activations."""
+    return ACTIVATIONS[any(source.scale is not None for source in made.values())]
 
 
-def _tensor(name: str, file: SafetensorsFile) -> Tensor:
+def _array(name: str, file: SafetensorsFile) -> npt.NDArray[np.generic]:
+    """A stored tensor; a view of the file, but for BF16, which is the upper half of a float32."""
     view = file.view(name)
-    if file.tensors[name].dtype == "BF16":  # the upper half of a float32
-        return (view.astype(np.uint32) << 16).view(np.float32)
-    return view
+    if file.tensors[name].dtype != "BF16":
+        return view
+    wide = view.astype(np.uint32)
+    drop_pages(view)
+    wide <<= 16
+    return wide.view(np.float32)
 
 
 def _chat_template(folder: Path) -> str | None:

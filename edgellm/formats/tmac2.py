@@ -32,6 +32,7 @@ from edgellm.errors import EdgeLLMError, ModelFileError, UnsupportedModelError
 from edgellm.formats.architecture import in_model_order
 from edgellm.formats.atomic import replacing
 from edgellm.formats.checkpoint import ACTIVATIONS, Checkpoint, Tensor
+from edgellm.formats.mapped import drop_pages
 from edgellm.formats.matrix import BLOCK, QuantizedMatrix, Scheme
 from edgellm.formats.safetensors_file import DTYPES, SafetensorsFile, open_safetensors
 from edgellm.formats.tensors import FLOAT_BYTES, LazyTensors, TensorSpec
@@ -145,6 +146,7 @@ def _arrays(tensors: LazyTensors, parts: dict[str, list[_Part]]) -> Iterator[npt
             if array.shape != part.shape or array.dtype != np.dtype(DTYPES[part.dtype]):
                 raise ModelFileError(f"tensor {part.name} came as {array.dtype} {array.shape}; announced was {part.dtype} {part.shape}")
             yield np.ascontiguousarray(array)
+        drop_pages(tensor)
 
 
 def _header(checkpoint: Checkpoint, tensors: LazyTensors, stored: list[_Part], checksums: dict[str, str], room: int = 0) -> bytes:

@@ -15,6 +15,7 @@ from edgellm.formats import open_checkpoint
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.digest import sha256_of
 from edgellm.formats.hf import model_files
+from edgellm.formats.mapped import drop_pages
 from edgellm.formats.paths import exists, is_folder
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 from edgellm.formats.tmac2 import write_tmac2
@@ -50,7 +51,10 @@ def write(checkpoint: Checkpoint, destination: Path, targets: Mapping[str, Tenso
     with tqdm(total=weights, unit="weights", unit_scale=True, desc=destination.name, disable=not progress) as bar:
 
         def read(name: str) -> Tensor:
-            tensor = recode(name, tensors[name])
+            source = tensors[name]
+            tensor = recode(name, source)
+            if tensor is not source:
+                drop_pages(source)
             bar.update(targets[name].weights)
             return tensor
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
-from contextlib import suppress
 from math import prod
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.checkpoint import Checkpoint, Tensor
+from edgellm.formats.mapped import drop_pages
 from edgellm.formats.matrix import QuantizedMatrix
 from edgellm.formats.tensors import LazyTensors
 from edgellm.model.config import ModelConfig
@@ -41,8 +40,7 @@ class _Packer:
         codes, scales = packed_bytes(tensor.scheme, *tensor.shape)
         room = self.arena.empty((codes,), np.uint8), self.arena.empty((scales // 2,), np.float16)
         packed = pack(tensor, *room, self.layout_of(kind_of(tensor.shape, tensor.scheme)))
-        for part in (tensor.codes, tensor.scales, tensor.minimums):
-            _drop_pages(part)
+        drop_pages(tensor)
         return packed
 
     def vector(self, name: str) -> F32:
@@ -115,15 +113,3 @@ def layer_weights(config: ModelConfig, index: int, matrix: Callable[[str], Matri
 def _require_finite(name: str, *arrays: np.ndarray[Any, Any]) -> None:
     if not all(np.isfinite(array).all() for array in arrays):
         raise ModelFileError(f"tensor {name} holds weights that are NaN or infinite; get the model anew, or quantize it from its source")
-
-
-def _drop_pages(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None) -> None:
-    """Give a mapped file's pages back once they have been packed; arrays that map no file are left alone."""
-    base: object = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        with suppress(OSError):  # a process that is locked in memory keeps its pages
-            base.madvise(mmap.MADV_DONTNEED)

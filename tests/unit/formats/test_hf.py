@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ from safetensors.numpy import save_file
 
 from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.hf import read_hf
+from edgellm.formats.matrix import QuantizedMatrix
+from tests import tiny
 from tests.unit.formats.synthetic import HF_CONFIG, TOKENIZER_JSON, edit_safetensors_header, hf_weights, same_bits, write_hf
 
 NORM = "model.norm.weight"
+TRITS = "model.layers.1.self_attn.q_proj.weight"
+QKV = "model.layers.1.self_attn.qkv_proj.weight"
+OFFLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
 
 
 def write_shards(folder: Path) -> Path:
@@ -139,6 +145,10 @@ def test_a_config_that_cannot_be_is_refused(tmp_path: Path, changes: Any, error:
         ({}, "has no weight_map"),
         ({"weight_map": {}}, "has no weight_map"),
         ({"weight_map": {"a": "../model.safetensors"}}, "names '../model.safetensors', which is not a file of this folder"),
+        ({"weight_map": {"a": "/etc/passwd"}}, "names '/etc/passwd', which is not a file of this folder"),
+        ({"weight_map": {"a": ".."}}, "names '..', which is not a file of this folder"),
+        ({"weight_map": {"a": 5}}, "names 5, which is not a file of this folder"),
+        ({"weight_map": {"a": ["b"]}}, r"names \['b'\], which is not a file of this folder"),
         ({"weight_map": {"a": "none.safetensors"}}, "none.safetensors: not a readable"),
     ],
 )
@@ -153,4 +163,97 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     write_shards(tmp_path)
     save_file(hf_weights(), tmp_path / "model-00002-of-00002.safetensors")
     with pytest.raises(ModelFileError, match=r"is in model-00001-of-00002.safetensors and in model-00002-of-00002.safetensors"):
+        read_hf(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in tiny.CONFIGS if name != "bitnet"])
+def test_every_family_is_read_as_it_is_stored(name: str, tmp_path: Path) -> None:
+    given = tiny.checkpoint(name)
+    read = read_hf(write_hf(tmp_path, tiny.hf_weights(given), given.config))
+    assert list(read.tensors) == list(given.tensors)
+    assert read.activations == "int8-g32"
+    for tensor in given.tensors:
+        assert same_bits(tiny.dense(read.tensors[tensor]), tiny.dense(given.tensors[tensor])), tensor
+
+
+def write_bitnet(folder: Path, changes: Mapping[str, Any] = {}) -> Path:
+    """A packed BitNet; changes replace or add tensors, None removes."""
+    given = tiny.checkpoint("bitnet")
+    stored = {name: tensor for name, tensor in {**tiny.packed_bitnet(given), **changes}.items() if tensor is not None}
+    return write_hf(folder, stored, {**given.config, "quantization_config": OFFLINE})
+
+
+def test_packed_trits_are_kept_as_they_are(tmp_path: Path) -> None:
+    given, read = tiny.checkpoint("bitnet"), read_hf(write_bitnet(tmp_path))
+    assert read.activations == "int8-token"
+    for name, expected in given.tensors.items():
+        tensor = read.tensors[name]
+        if isinstance(expected, QuantizedMatrix) and expected.scheme == tiny.TERNARY:
+            assert isinstance(tensor, QuantizedMatrix)
+            assert tensor.scheme == expected.scheme
+            assert same_bits(tensor.codes, expected.codes)
+            assert same_bits(tensor.scales, expected.scales)
+        else:
+            assert same_bits(tiny.dense(tensor), tiny.dense(expected))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({f"{TRITS}_scale": None}, ModelFileError, f"{TRITS}_scale is missing; without it the packed"),
+        ({f"{TRITS}_scale": np.ones(2, np.float32)}, ModelFileError, r"_scale is F32 \(2,\); one float is needed"),
+        ({f"{TRITS}_scale": np.ones(1, np.uint8)}, ModelFileError, r"_scale is U8 \(1,\); one float is needed"),
+        ({f"{TRITS}_scale": np.full(1, 0.1, np.float32)}, UnsupportedModelError, "_scale = 0.1 can't be kept exactly: ternary scales are"),
+        ({f"{TRITS}_scale": np.full(1, 1e6, np.float32)}, UnsupportedModelError, r"_scale = 1e\+06 can't be kept exactly"),
+        ({f"{TRITS}_scale": np.full(1, np.nan, np.float32)}, UnsupportedModelError, "_scale = nan can't be kept exactly"),
+        ({TRITS: np.full((16, 64), 0xC0, np.uint8)}, ModelFileError, f"{TRITS} holds a code that is no trit"),
+        ({TRITS: np.zeros((15, 64), np.uint8)}, ModelFileError, rf"{TRITS} has shape \(60, 64\); the config asks for \(64, 64\)"),
+        ({TRITS: np.zeros((16, 63), np.uint8)}, ModelFileError, f"{TRITS} has shape .* packed are matrices of a multiple of 32 columns"),
+        ({TRITS: np.zeros((64, 64), np.float32)}, UnsupportedModelError, f"{TRITS}_scale is not part of a BitNet model"),
+        ({"model.norm.weight_scale": np.ones(1, np.float32)}, UnsupportedModelError, "model.norm.weight_scale is not part of a BitNet"),
+    ],
+)
+def test_packed_trits_that_are_none_are_refused(tmp_path: Path, changes: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read_hf(write_bitnet(tmp_path, changes)).tensors[TRITS]
+
+
+def test_packed_trits_mean_nothing_where_the_config_does_not_say_so(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"is of type U8, which is not read; read are: F32, F16, BF16"):
+        read_hf(write_hf(tmp_path, tiny.packed_bitnet(tiny.checkpoint("bitnet")), tiny.CONFIGS["bitnet"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({QKV: np.zeros((127, 64), np.float32)}, rf"{QKV} has shape \(127, 64\); the config asks for 128 rows"),
+        ({QKV: np.zeros(128, np.float32)}, rf"{QKV} has shape \(128,\); the config asks for 128 rows"),
+        ({QKV: np.zeros((128, 32), np.float32)}, r"self_attn.q_proj.weight has shape \(64, 32\); the config asks for \(64, 64\)"),
+        (
+            {QKV.replace("qkv", "q"): np.zeros((64, 64), np.float32)},
+            r"q_proj.weight is stored twice: as .*q.*_proj.weight and as .*q.*_proj",
+        ),
+    ],
+)
+def test_fused_tensors_of_another_shape_are_refused(tmp_path: Path, changes: Any, message: str) -> None:
+    given = tiny.checkpoint("phi3_short")
+    with pytest.raises(ModelFileError, match=message):
+        read_hf(write_hf(tmp_path, tiny.hf_weights(given) | changes, given.config))
+
+
+def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
+    shard = write_shards(tmp_path) / "model-00002-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ModelFileError, match=r"model-00002-of-00002.safetensors: not a readable safetensors file"):
+        read_hf(tmp_path)
+
+
+def test_tensors_that_overlap_are_refused(tmp_path: Path) -> None:
+    write_hf(tmp_path)
+
+    def overlap(header: dict[str, Any]) -> None:
+        header[NORM]["data_offsets"] = [offset - 4 for offset in header[NORM]["data_offsets"]]
+
+    edit_safetensors_header(tmp_path / "model.safetensors", overlap)
+    with pytest.raises(ModelFileError, match=r"model.safetensors: not a readable safetensors file"):
         read_hf(tmp_path)
