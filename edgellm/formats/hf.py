@@ -28,6 +28,8 @@ TEMPLATE = "chat_template.jinja"
 PATTERNS = (CONFIG, "model*.safetensors", INDEX, TOKENIZER, TOKENIZER_CONFIG, TEMPLATE)
 """The files that are read; all that a fetch needs to bring."""
 
+AT_ONCE = 1 << 24
+"""Weights of BF16 that are widened together, before the pages of the file that they lie in are given back."""
 DERIVED = ".self_attn.rotary_emb.inv_freq"
 """Old checkpoints store the rotary frequencies; they follow from the config, so they are left out."""
 
@@ -92,10 +94,12 @@ def _array(name: str, file: SafetensorsFile) -> npt.NDArray[np.generic]:
     view = file.view(name)
     if file.tensors[name].dtype != "BF16":
         return view
-    wide = view.astype(np.uint32)
-    drop_pages(view)
+    flat, wide = view.reshape(-1), np.empty(view.size, np.uint32)
+    for start in range(0, view.size, AT_ONCE):
+        wide[start : start + AT_ONCE] = flat[start : start + AT_ONCE]
+        drop_pages(view)
     wide <<= 16
-    return wide.view(np.float32)
+    return wide.view(np.float32).reshape(view.shape)
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -22,8 +22,8 @@ FAMILIES = (*TRIT_PLANES, *(name + suffix for name in INTEGER_BITS for suffix in
 GROUPINGS = (*(f"g{group}" for group in GROUPS), "row", "tensor")
 BODY_GROUPING, FINE_GROUPING = "g64", "g32"
 """Of schemes that are named without: the second of heads and of int8, where it costs little beside the rest."""
-ROWS_AT_ONCE = 1024
-"""Rows that are dequantised together, which takes some times their size."""
+WEIGHTS_AT_ONCE = 1 << 20
+"""Weights whose rows are dequantised together, which takes some times their size."""
 UNKNOWN_ERROR = 9.999e-99
 """Keeps room in the file's header for an error that is not known yet: no number of four digits is written longer."""
 
@@ -101,7 +101,7 @@ class _Errors:
     def add(self, weights: F32, matrix: QuantizedMatrix) -> None:
         """Count a matrix that was rounded."""
         sums = self._sums[str(matrix.scheme)]
-        for rows in _row_blocks(len(weights)):
+        for rows in _row_blocks(*weights.shape):
             error = weights[rows] - matrix.take_rows(rows).dequantize()
             sums += (error**2).sum(dtype=np.float64), (weights[rows] ** 2).sum(dtype=np.float64)
         self.relative[str(matrix.scheme)] = float(f"{sums[0] / sums[1] if sums[1] else 0.0:.3e}")
@@ -174,15 +174,16 @@ def _target(name: str, spec: TensorSpec, recipe: Recipe) -> TensorSpec:
 def _weights(tensor: Tensor) -> F32:
     """The tensor's weights as float32."""
     if not isinstance(tensor, QuantizedMatrix):
-        return tensor.astype(np.float32)
+        return tensor.astype(np.float32, copy=False)
     weights = np.empty(tensor.shape, np.float32)
-    for rows in _row_blocks(len(weights)):
+    for rows in _row_blocks(*weights.shape):
         weights[rows] = tensor.take_rows(rows).dequantize()
     return weights
 
 
-def _row_blocks(rows: int) -> Iterator[slice]:
-    return (slice(start, start + ROWS_AT_ONCE) for start in range(0, rows, ROWS_AT_ONCE))
+def _row_blocks(rows: int, cols: int) -> Iterator[slice]:
+    step = max(1, WEIGHTS_AT_ONCE // cols)
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def _report(form: str, targets: Mapping[str, TensorSpec], error: float | None) -> SchemeReport:

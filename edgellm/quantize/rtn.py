@@ -7,25 +7,44 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgellm.errors import UnsupportedModelError
-from edgellm.formats.matrix import BLOCK, F16, F32, INTEGER_BITS, QuantizedMatrix, Scheme, pack_codes
+from edgellm.formats.matrix import BLOCK, F16, F32, I8, INTEGER_BITS, U8, QuantizedMatrix, Scheme, pack_codes
 from edgellm.quantize.fit import Fit
 from edgellm.quantize.integers import fit_int8, fit_symmetric, fit_with_minimum
 from edgellm.quantize.trits import fit_planes, fit_ternary
 
 LARGEST = 65504.0 * 127
 """The largest weight that any scheme can store, its scale being float16; squares of such weights do not overflow."""
+ROWS_OF = 1 << 22
+"""Weights whose rows are packed together: each takes some bytes while that is done."""
 AT_ONCE = 1 << 16
 """Weights that are fitted together: as many as make NumPy's calls worth their cost and stay in the processor's cache."""
 
 
 def round_to_nearest(name: str, weights: F32, scheme: Scheme) -> QuantizedMatrix:
-    """Quantize float32 [N, K].
+    """Quantize float32 [N, K], some rows at a time where no scale is shared by all: little more memory is taken than the result needs.
 
     name: of the tensor, for the error: UnsupportedModelError if K is no multiple of 32, or a weight is not finite or too large.
     """
     rows, cols = weights.shape
     if cols % BLOCK:
         raise UnsupportedModelError(f"tensor {name} has {cols} columns; {scheme} needs a multiple of {BLOCK}")
+    if scheme.group == "tensor":
+        return _rounded(name, weights, scheme)
+    codes: U8 | I8 = np.empty((rows, scheme.code_bytes(cols)), np.uint8)
+    codes = codes.view(np.int8) if scheme.family == "int8" else codes
+    scales = np.empty(scheme.scales_shape(rows, cols), np.float16)
+    minimums = np.empty_like(scales) if scheme.has_min else None
+    step = max(1, ROWS_OF // cols)
+    for block in (slice(start, start + step) for start in range(0, rows, step)):
+        part = _rounded(name, weights[block], scheme)
+        codes[block], scales[block] = part.codes, part.scales
+        if minimums is not None:
+            minimums[block] = part.minimums
+    return QuantizedMatrix(scheme, codes, scales, minimums)
+
+
+def _rounded(name: str, weights: F32, scheme: Scheme) -> QuantizedMatrix:
+    rows, cols = weights.shape
     try:
         if not np.abs(weights).max() <= LARGEST:
             raise OverflowError(f"a weight is not finite, or above {LARGEST}")
