@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ TRIT_BYTES = 3**5
 
 @dataclass(frozen=True)
 class Shape:
-    """The dimensions of a Llama model."""
+    """The dimensions of a model; `keys`: what else its config says, the family and the rope for two."""
 
     of: str
     hidden_size: int
@@ -36,26 +37,37 @@ class Shape:
     head_dim: int
     vocab_size: int
     tie_word_embeddings: bool
+    keys: Mapping[str, Any]
 
 
-SHAPES: Mapping[str, Shape] = {
-    "135M": Shape("SmolLM2-135M", 576, 1536, 30, 9, 3, 64, 49152, tie_word_embeddings=True),
-    "0.5B": Shape("Qwen2-0.5B", 896, 4864, 24, 14, 2, 64, 151936, tie_word_embeddings=True),
-    "1B": Shape("Llama-3.2-1B", 2048, 8192, 16, 32, 8, 64, 128256, tie_word_embeddings=True),
-    "3.8B": Shape("Phi-3-mini", 3072, 8192, 32, 32, 32, 96, 32064, tie_word_embeddings=False),
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
 }
-"""By their parameters. What else these models have (biases, scaled rope, long contexts) a synthetic one has not."""
+SHAPES: Mapping[str, Shape] = {
+    "135M": Shape("SmolLM2-135M", 576, 1536, 30, 9, 3, 64, 49152, True, {"model_type": "llama", "rope_theta": 1e5}),
+    "0.5B": Shape("Qwen2-0.5B", 896, 4864, 24, 14, 2, 64, 151936, True, {"model_type": "qwen2", "rope_theta": 1e6}),
+    "1B": Shape(
+        "Llama-3.2-1B", 2048, 8192, 16, 32, 8, 64, 128256, True, {"model_type": "llama", "rope_theta": 5e5, "rope_scaling": LLAMA3}
+    ),
+    "3.8B": Shape(
+        "Phi-3-mini", 3072, 8192, 32, 32, 32, 96, 32064, False, {"model_type": "phi3", "rope_theta": 1e4, "sliding_window": 2047}
+    ),
+}
+"""By their parameters; biases are zero, and contexts end at 4096."""
 
 
 def checkpoint(shape: Shape, body: Scheme, head: Scheme) -> Checkpoint:
     """A model of this shape, its matrices in `body`, embedding and head in `head`. Its tokens are the 256 bytes and an end."""
-    dimensions = {key: value for key, value in vars(shape).items() if key != "of"}
+    dimensions = {key: value for key, value in vars(shape).items() if key not in ("of", "keys")}
     config = {
         **dimensions,
-        "model_type": "llama",
+        **shape.keys,
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,
-        "rope_theta": 1e4,
         "bos_token_id": len(BYTE_OF),
         "eos_token_id": len(BYTE_OF),
     }
@@ -85,5 +97,5 @@ def random_matrix(name: str, scheme: Scheme, rows: int, cols: int) -> QuantizedM
 
 def _drawn(name: str, spec: TensorSpec) -> Tensor:
     if spec.scheme is None:
-        return np.ones(spec.shape, np.float32)
+        return np.full(spec.shape, not name.endswith("bias"), np.float32)
     return random_matrix(name, spec.scheme, *spec.shape)

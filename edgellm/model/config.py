@@ -88,6 +88,20 @@ class ModelConfig:
         made._check_shapes()
         return made
 
+    def require_llama(self, who: str) -> None:
+        """UnsupportedModelError, for `who` runs what Llama 2 computes and no more: names what this model has beyond that."""
+        beyond = {
+            "a scaled rope": self.rope.scaling is not None,
+            "a sliding window": self.sliding_window is not None,
+            f"the activation {self.hidden_act}": self.hidden_act != "silu",
+            "biases of queries, keys and values": self.attention_bias,
+            "norms of queries and keys": self.qk_norm,
+            "norms of outputs": self.post_norms,
+            "norms within attention and feed-forward": self.sub_norms,
+        }
+        if found := next((feature for feature, there in beyond.items() if there), None):
+            raise UnsupportedModelError(f"{who} runs models like Llama 2 only; this one has {found}")
+
     def _check_shapes(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
             raise UnsupportedModelError(

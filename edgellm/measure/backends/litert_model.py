@@ -66,6 +66,7 @@ class Facts:
 def build(checkpoint: Checkpoint, file: BinaryIO) -> None:
     """Write the model. UnsupportedModelError: an architecture that is not implemented, or a scheme that LiteRT has no kernel for."""
     config = ModelConfig.from_hf(checkpoint.config)
+    config.require_llama("the LiteRT graph")
     decoder = _Decoder(config, checkpoint.tensors)
     outputs = decoder.forward()
     n_params = sum(math.prod(shape) for _, shape in tensor_shapes(checkpoint.config))

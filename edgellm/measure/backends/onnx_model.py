@@ -71,7 +71,9 @@ def build(source: Path, destination: Path, accuracy_level: int = INT8_ACTIVATION
     data_path = destination.with_name(f"{destination.name}.data")
     with replacing(destination, MOVE_THE_CACHE) as file, replacing(data_path, MOVE_THE_CACHE) as data:
         graph = Graph(data, data_path.name)
-        _Llama(graph, ModelConfig.from_hf(checkpoint.config), checkpoint, accuracy_level).forward()
+        config = ModelConfig.from_hf(checkpoint.config)
+        config.require_llama("the ONNX graph")
+        _Llama(graph, config, checkpoint, accuracy_level).forward()
         specs = LazyTensors.over(checkpoint.tensors).specs.values()
         facts = {
             "config": checkpoint.config,

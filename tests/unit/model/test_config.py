@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.model.config import ModelConfig
 from edgellm.model.rope import Llama3Scaling, LongScaling, Rope
+from tests import tiny
 
 GIVEN: dict[str, Any] = {
     "model_type": "llama",
@@ -335,3 +337,25 @@ def test_what_a_family_does_not_have_or_has_in_another_way_is_refused(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         published(name, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "beyond"),
+    [
+        ("llama", None),
+        ("llama3", "a scaled rope"),
+        ("qwen2", "a sliding window"),
+        ("qwen3", "norms of queries and keys"),
+        ("phi3_long", "a scaled rope"),
+        ("gemma3", "a scaled rope"),
+        ("bitnet", "the activation relu2"),
+    ],
+)
+def test_who_runs_llama_alone_is_told_what_else_there_is(name: str, beyond: str | None) -> None:
+    made = ModelConfig.from_hf(tiny.CONFIGS[name])
+    with (
+        pytest.raises(UnsupportedModelError, match=f"LiteRT runs models like Llama 2 only; this one has {beyond}")
+        if beyond
+        else nullcontext()
+    ):
+        made.require_llama("LiteRT")

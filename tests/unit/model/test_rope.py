@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from edgellm.model.rope import Rope, cos_sin, inverse_frequencies
+from edgellm.model.rope import LinearScaling, Llama3Scaling, LongScaling, Rope, cos_sin, inverse_frequencies, usual_attention_factor
 
 HEAD_DIMS = [16, 32, 48, 64, 80, 96, 128, 256]
 
@@ -55,3 +55,51 @@ def test_the_same_bits_on_every_machine() -> None:
     """A hash of the default model's tables: only operations that IEEE 754 defines exactly are used."""
     digest = hashlib.sha256(b"".join(table.tobytes() for table in cos_sin(Rope(100000.0), 64, 2048))).hexdigest()
     assert digest == "159c3010413066ce1874fcda4b862dcf2915633796037c00f95a3a70fa41c4a1"
+
+
+FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+LONG = LongScaling(tuple(1 + factor / 16 for factor in FACTORS), FACTORS, 64, usual_attention_factor(4.0, 64))
+
+
+def test_a_linear_scale_divides_positions() -> None:
+    """By a power of two, exactly: position 8 t is where position t was."""
+    plain, scaled = cos_sin(Rope(1e4), 16, 64), cos_sin(Rope(1e4, LinearScaling(8.0)), 16, 512)
+    for table, stretched in zip(plain, scaled, strict=True):
+        np.testing.assert_array_equal(stretched[::8], table)
+
+
+def test_llama3_leaves_short_waves_alone_and_slows_long_ones_down() -> None:
+    """The three ranges of Llama 3.1's formula, in float64; between them it goes from the one to the other."""
+    scaling = Llama3Scaling(8.0, 1.0, 4.0, 1024)
+    plain = inverse_frequencies(Rope(1e4), 64, 1).astype(np.float64)
+    found = inverse_frequencies(Rope(1e4, scaling), 64, 1).astype(np.float64)
+    waves = 2 * np.pi / plain
+    short, long = waves < 256, waves > 1024
+    assert short.any()
+    assert long.any()
+    assert (~short & ~long).sum() >= 2
+    kept = (1024 / waves - 1) / 3
+    expected = np.where(short, plain, np.where(long, plain / 8, (1 - kept) * plain / 8 + kept * plain))
+    np.testing.assert_allclose(found, expected, rtol=2.0**-22)
+    np.testing.assert_array_equal(found[short], plain[short])
+
+
+@pytest.mark.parametrize(("context", "factors"), [(64, LONG.short_factor), (65, LONG.long_factor), (4096, LONG.long_factor)])
+def test_the_context_chooses_a_long_ropes_factors(context: int, factors: tuple[float, ...]) -> None:
+    found = inverse_frequencies(Rope(1e4, LONG), 16, context)
+    np.testing.assert_allclose(found, inverse_frequencies(Rope(1e4), 16, 1) / np.array(factors), rtol=2.0**-22)
+
+
+def test_a_long_ropes_tables_are_longer_by_the_attention_factor() -> None:
+    """sqrt(1 + log 4 / log 64) = sqrt(4 / 3), at every position; and there may be room for more positions than the context has."""
+    assert LONG.attention_factor == pytest.approx((4 / 3) ** 0.5, rel=1e-15)
+    assert usual_attention_factor(1.0, 64) == 1
+    cos, sin = cos_sin(Rope(1e4, LONG), 16, 60, positions=64)
+    assert cos.shape == (64, 8)
+    np.testing.assert_allclose(np.hypot(cos, sin), (4 / 3) ** 0.5, rtol=2.0**-22)
+
+
+def test_scaled_tables_are_the_same_bits_on_every_machine() -> None:
+    ropes = [Rope(1e4, LinearScaling(8.0)), Rope(5e5, Llama3Scaling(32.0, 1.0, 4.0, 8192)), Rope(1e4, LONG)]
+    digest = hashlib.sha256(b"".join(table.tobytes() for rope in ropes for table in cos_sin(rope, 16, 512))).hexdigest()
+    assert digest == "92d1606762cc83e020fb819c7b1a92ad7bc78057ff4f609486ff1edd332d12dc"
