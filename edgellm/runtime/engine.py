@@ -367,7 +367,8 @@ def load(
 ) -> Engine:
     """Load a `.tmac2.bin` (or the name of a converted model in the cache).
 
-    threads: default, the physical cores that this process may use. context: tokens, default the model's up to 8192.
+    threads: default, the physical cores that this process may use. context: tokens, default the model's up to 8192; where a model has two
+    ropes for short and for long contexts (Phi-3's longrope), it chooses between them (see `model.rope.LongScaling`).
     kv_dtype: "f16" or "f32". isa: one of `ops.native.ISAS`, default EDGELLM_ISA or the best this processor runs.
     prefill_chunk: prompt tokens that one step takes; it changes speed and memory, never a bit of the result.
     layout: "multiply-add" or "lookup" for every matrix that has it (int8 is always multiplied), default what `edgellm tune` found to be

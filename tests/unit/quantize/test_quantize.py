@@ -25,6 +25,7 @@ from edgellm.quantize.convert import convert
 from edgellm.quantize.quantize import Recipe, quantize
 from edgellm.quantize.rtn import round_to_nearest
 from edgellm.runtime.engine import Engine
+from tests import tiny
 from tests.kernels.data import SCHEMES
 from tests.unit.formats.synthetic import (
     HEAD_DIM,
@@ -248,3 +249,18 @@ def test_what_cannot_be_read_or_written_is_refused(tmp_path: Path) -> None:
         quantize(tmp_path / "none.gguf", tmp_path / "m.bin", TERNARY)
     with pytest.raises(UnsupportedModelError, match="config key sliding_window = 64 is unknown"):
         quantize(write_hf(tmp_path / "w", config=HF_CONFIG | {"sliding_window": 64}), tmp_path / "m.bin", TERNARY)
+
+
+def test_packed_trits_stay_as_they_are_where_all_else_is_rounded(tmp_path: Path, tokenizer_json: str) -> None:
+    """A BitNet as its authors store it: only the embedding is a float."""
+    given = tiny.checkpoint("bitnet")
+    offline = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
+    source = write_hf(tmp_path / "m", tiny.packed_bitnet(given), given.config | {"quantization_config": offline}, tokenizer_json)
+    quantize(source, tmp_path / "m.bin", Recipe.named("ternary-tensor", activations="int8-token"), progress=False)
+    read = read_tmac2(tmp_path / "m.bin")
+    assert read.activations == "int8-token"
+    for name, tensor in read.tensors.items():
+        if name.startswith("model.layers"):
+            assert same_bits(tiny.dense(tensor), tiny.dense(given.tensors[name])), name
+    with edgellm.load(tmp_path / "m.bin", threads=1) as engine:
+        assert np.isfinite(engine.prefill(tiny.tokens())).all()
