@@ -15,10 +15,11 @@ import numpy as np
 
 from edgellm.formats.architecture import tensor_shapes
 from edgellm.formats.checkpoint import Checkpoint, Tensor
-from edgellm.formats.gguf_tokenizer import CONTROL, NORMAL, PREFIX, tokenizer_json_from_gguf
+from edgellm.formats.gguf_tokenizer import tokenizer_json_from_gguf
+from edgellm.formats.gguf_vocabulary import CONTROL, NORMAL, PREFIX
 from edgellm.formats.matrix import INTEGER_BITS, QuantizedMatrix, Scheme
 from edgellm.formats.tensors import LazyTensors, TensorSpec
-from edgellm.text.tokenizer import BYTE_OF
+from edgellm.text.spelling import BYTE_OF
 
 TRIT_BYTES = 3**5
 """Values that a byte of five trits has."""

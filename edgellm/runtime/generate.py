@@ -101,7 +101,7 @@ class Generation(Iterator[GeneratedToken]):
         history = np.empty(end, np.int64)
         history[: self.prompt_tokens] = prompt_ids
         sampler = Sampler(self._sampling, len(logits))
-        decoder = StreamDecoder(self._engine.tokenizer)
+        decoder = StreamDecoder(self._engine.tokenizer, after=prompt_ids)
         for position in range(self.prompt_tokens, end):
             token_id = sampler.sample(logits, history[:position])
             now_ns = self._clock()

@@ -42,13 +42,16 @@ def prompt_ids(
     pattern = re.compile("|".join(re.escape(token) for token in stand_ins) or r"(?!)")
     shielded = [{**message, "content": pattern.sub(lambda match: stand_ins[match[0]], message["content"])} for message in messages]
     names: dict[int | None, str] = {token_id: token for token, token_id in tokenizer.special_tokens.items()}
-    bos, eos = names.get(tokenizer.bos_id, ""), names.get(min(tokenizer.eos_ids, default=None), "")
+    bos, eos = names.get(tokenizer.bos_id, ""), names.get(tokenizer.eos_id, "")
     rendered = render(template, shielded, bos_token=bos, eos_token=eos, add_generation_prompt=add_generation_prompt, now=now)
 
     restore = str.maketrans({stand_in: token for token, stand_in in stand_ins.items()})
     ids: list[int] = []
-    for piece in tokenizer.split_special(rendered):
-        ids += [piece] if isinstance(piece, int) else tokenizer.encode(piece.translate(restore), special=False, add_special_tokens=False)
+    for i, piece in enumerate(tokenizer.split_special(rendered)):
+        if isinstance(piece, int):
+            ids.append(piece)
+        else:
+            ids += tokenizer.encode(piece.translate(restore), special=False, add_special_tokens=False, goes_on=i > 0)
     return ids
 
 

@@ -13,7 +13,8 @@ import pytest
 from edgellm.errors import CacheReplacedError, ContextOverflowError
 from edgellm.formats.gguf_tokenizer import tokenizer_json_from_gguf
 from edgellm.formats.tmac2 import write_tmac2
-from edgellm.text.tokenizer import BYTE_OF, Tokenizer
+from edgellm.text.spelling import BYTE_OF
+from edgellm.text.tokenizer import Tokenizer
 from tests.unit.runtime.synthetic import checkpoint
 
 SPECIAL = ["<|im_start|>", "<|im_end|>"]
