@@ -15,6 +15,7 @@ import numpy as np
 from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.gguf_header import MAX_ENTRIES
 from edgellm.formats.gguf_names import ARCHITECTURES, Architecture
+from edgellm.formats.gguf_vocabulary import turn_ends
 from edgellm.formats.matrix import F32
 
 FIXED_KEYS = {"general.type": "model", "general.quantization_version": 2}
@@ -199,7 +200,7 @@ def _factors(name: str, factors: Mapping[str, F32], frequencies: int) -> list[fl
 
 
 def _token_ids(keys: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
-    """bos_token_id, eos_token_id (a list where the file names several tokens that end a turn) and pad_token_id, where given."""
+    """bos_token_id, eos_token_id (a list where several tokens end a turn) and pad_token_id, where given."""
     ids: dict[str, int] = {}
     for name in ("bos", "eos", "eot", "eom", "padding"):
         key = f"tokenizer.ggml.{name}_token_id"
@@ -207,7 +208,7 @@ def _token_ids(keys: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
             if type(keys[key]) is not int or not 0 <= keys[key] < vocab_size:
                 raise ModelFileError(f"key {key!r} is {_short(keys[key])}; it must be a token id below {vocab_size}")
             ids[name] = keys[key]
-    ends = list(dict.fromkeys(ids[name] for name in ("eos", "eot", "eom") if name in ids))
+    ends = list(dict.fromkeys([*(ids[name] for name in ("eos", "eot", "eom") if name in ids), *turn_ends(keys)]))
     config: dict[str, Any] = {
         "bos_token_id": ids.get("bos"),
         "eos_token_id": ends[0] if len(ends) == 1 else ends,

@@ -20,6 +20,10 @@ SPACE = "▁"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 
+TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
+"""Control tokens that end a turn in every model that has them: `generation_config.json` lists them, but not every GGUF does."""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Token i is tokens[i], of kind kinds[i].
@@ -68,3 +72,14 @@ def listed(keys: Mapping[str, Any], key: str, kind: type) -> list[Any]:
     if wrong is not None:
         raise ModelFileError(f"{PREFIX}{key}[{wrong}] is {values[wrong]!r:.80}, not {kind.__name__}")
     return list(values)
+
+
+def turn_ends(metadata: Mapping[str, Any]) -> list[int]:
+    """The ids of the control tokens among TURN_ENDS, which end a generation whether or not a key names them; as in llama.cpp.
+
+    metadata: GGUF key -> Python value; lists that are not what they should be are for `read_vocabulary` to refuse.
+    """
+    tokens, kinds = metadata.get(PREFIX + "tokens"), metadata.get(PREFIX + "token_type")
+    if not isinstance(tokens, list) or not isinstance(kinds, list):
+        return []
+    return [i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=False)) if kind == CONTROL and token in TURN_ENDS]

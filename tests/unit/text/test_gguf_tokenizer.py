@@ -8,6 +8,7 @@ import tokenizers
 
 from edgellm.errors import EdgeLLMError, ModelFileError, UnsupportedModelError
 from edgellm.formats.gguf_tokenizer import tokenizer_json_from_gguf
+from edgellm.formats.gguf_vocabulary import turn_ends
 
 PREFIX = "tokenizer.ggml."
 
@@ -81,3 +82,11 @@ def test_refusals(gguf_tokenizer_metadata: dict[str, Any], key: str, value: obje
 def test_an_impossible_bos_is_refused_when_it_is_needed(gguf_tokenizer_metadata: dict[str, Any], value: object) -> None:
     with pytest.raises(ModelFileError, match="bos_token_id"):
         tokenizer_json_from_gguf(gguf_tokenizer_metadata | {f"{PREFIX}add_bos_token": True, f"{PREFIX}bos_token_id": value})
+
+
+def test_tokens_that_end_a_turn_are_known_by_their_text() -> None:
+    tokens = ["a", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|fim_pad|>"]
+    metadata = {f"{PREFIX}tokens": tokens, f"{PREFIX}token_type": [1, 3, 3, 1, 3]}
+    assert turn_ends(metadata) == [1, 2], "only control tokens"
+    assert turn_ends({}) == turn_ends({f"{PREFIX}tokens": 1, f"{PREFIX}token_type": "x"}) == []
+    assert turn_ends({f"{PREFIX}tokens": [["<|end|>"], "<|end|>"], f"{PREFIX}token_type": [3]}) == []
