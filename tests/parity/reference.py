@@ -7,6 +7,7 @@ torch, transformers, accelerate and llama-cpp-python are imported when first ask
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import closing
 from functools import cache
 from importlib.metadata import version
@@ -52,6 +53,38 @@ def smollm2_tokenizer(model_gguf: Path) -> Any:
     pre = tokenizers.pre_tokenizers
     tokenizer.pre_tokenizer = pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False, use_regex=True)])
     return tokenizer
+
+
+@cache
+def tokenizer_of_gguf(path: Path) -> Any:
+    """`tokenizers.Tokenizer` as transformers makes it of a GGUF, with what the model's own tokenizer.json has and this conversion lacks.
+
+    Llama 2: a space before each stretch of text, even one that begins with a space; the conversion takes the newer Metaspace for all.
+    Phi-3: special tokens swallow the white space behind them, and </s> is none. Qwen: NFC. StarCoder, Refact: single digits.
+    GPT-2's class adds <|endoftext|>, also where there is none.
+    """
+    pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer, get_gguf_tokenizer
+
+    architecture, parts, _ = get_gguf_tokenizer(str(path))
+    converted, _ = convert_gguf_tokenizer(architecture, parts)
+    document = json.loads(converted.to_str())
+    pre, size = parts.get("pre_tokenizer_type"), len(parts["tokens"])
+    document["added_tokens"] = [token for token in document["added_tokens"] if token["id"] < size]
+    if architecture == "llama" and parts["tokenizer_type"] == "llama":
+        spaces = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+        document |= {"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": spaces}}
+    if architecture == "phi3":
+        for token in document["added_tokens"]:
+            token["rstrip"] = token["content"] not in ("<unk>", "<s>", "<|endoftext|>")
+            token["special"] = token["content"] != "</s>"
+    if pre == "qwen2":
+        document["normalizer"] = {"type": "NFC"}
+    if pre in ("starcoder", "refact"):
+        digits = {"type": "Digits", "individual_digits": True}
+        document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, document["pre_tokenizer"]]}
+    return tokenizers.Tokenizer.from_str(json.dumps(document))
 
 
 def llama_cpp(model_gguf: Path, **settings: Any) -> closing[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
@@ -40,3 +41,33 @@ SYNTHETIC = {
     "gemma3": metadata(("  ", "   ", "\n", "\n\n", "<b>"), add_space_prefix=False),
 }
 """By the architecture that has such a tokenizer."""
+
+TEXTS = (
+    *("", " ", "   ", "the", " the and", "  the    a     an", "there ere re", "日本 é ö 👍🏽", "a\n\n\nb\t<b>/s </s", "the</s>an <s> the"),
+    *("▁the▁▁", ":::::::", "<0x0A><unk>", "12 1 2  ", "a" + " " * 9 + "a", "\x00\x7f\u00a0", "<b><b", "the\r\nthe "),
+)
+"""What they are asked."""
+
+
+def write_gguf(path: Path, architecture: str, keys: dict[str, Any]) -> None:
+    """A GGUF file of a vocabulary and nothing else, as llama.cpp's own tests have them."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_vocab_size(len(keys["tokenizer.ggml.tokens"]))
+    for add in (writer.add_context_length, writer.add_embedding_length, writer.add_block_count, writer.add_head_count):
+        add(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    for key, value in keys.items():
+        match value:
+            case bool():
+                writer.add_bool(key, value)
+            case str():
+                writer.add_string(key, value)
+            case int():
+                writer.add_uint32(key, value)
+            case _:
+                writer.add_array(key, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
