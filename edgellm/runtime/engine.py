@@ -98,7 +98,7 @@ class Engine:
         self._busy = threading.Lock()
         self._closing = ExitStack()
         if realtime:
-            self.tokenizer.prepare()
+            self.tokenizer.prepare(self.config.vocab_size)
             self._closing.enter_context(real_time(self._pool.thread_ids(), tuple(self._arenas.values())))
         elif lock_memory:
             lock(tuple(self._arenas.values()))

@@ -89,9 +89,9 @@ class Tokenizer:
                 self._shown[token_id] = shown
         return shown
 
-    def prepare(self) -> None:
-        """Ask the library now what every token shows: its answer takes memory, which a token in real time must not."""
-        for token_id in self._inner.get_vocab().values():
+    def prepare(self, count: int) -> None:
+        """Ask the library now what each id below `count` shows: its answer takes memory, which a token in real time must not."""
+        for token_id in range(count):
             self.shown_bytes(token_id)
 
     def token_bytes(self, token_id: int) -> bytes:
