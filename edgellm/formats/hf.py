@@ -20,12 +20,13 @@ from edgellm.formats.safetensors_file import SafetensorsFile, open_safetensors
 from edgellm.formats.tensors import LazyTensors
 
 CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
-PATTERNS = (CONFIG, "model*.safetensors", INDEX, TOKENIZER, TOKENIZER_CONFIG, TEMPLATE)
+PATTERNS = (CONFIG, GENERATION_CONFIG, "model*.safetensors", INDEX, TOKENIZER, TOKENIZER_CONFIG, TEMPLATE)
 """The files that are read; all that a fetch needs to bring."""
 
 AT_ONCE = 1 << 24
@@ -39,7 +40,7 @@ def read_hf(folder: Path) -> Checkpoint:
 
     ModelFileError: a file missing, truncated or corrupt. UnsupportedModelError: an architecture, tensor or type that is not implemented.
     """
-    config = _read_json(folder / CONFIG)
+    config = _config(folder)
     files: dict[str, SafetensorsFile] = {}
     for file in _weight_files(folder):
         for name in file.tensors:
@@ -70,6 +71,15 @@ def read_hf(folder: Path) -> Checkpoint:
 def model_files(folder: Path) -> list[Path]:
     """The files of a folder that make up the model, by name."""
     return sorted({file for pattern in PATTERNS for file in folder.glob(pattern)})
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json, with generation_config.json's eos_token_id, where there is one: it lists all tokens that end a turn."""
+    config = _read_json(folder / CONFIG)
+    if exists(folder / GENERATION_CONFIG):
+        ends = _read_json(folder / GENERATION_CONFIG).get("eos_token_id")
+        return config if ends is None else config | {"eos_token_id": ends}
+    return config
 
 
 def _weight_files(folder: Path) -> list[SafetensorsFile]:

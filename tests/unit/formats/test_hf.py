@@ -48,6 +48,12 @@ def test_a_model_in_one_file_or_in_shards(tmp_path: Path, write: Any) -> None:
         assert same_bits(tensor, weights)
 
 
+@pytest.mark.parametrize(("generation", "ends"), [('{"eos_token_id": [2, 0]}', [2, 0]), ("{}", HF_CONFIG["eos_token_id"])])
+def test_the_ends_of_a_turn_are_those_of_the_generation_config(tmp_path: Path, generation: str, ends: Any) -> None:
+    (write_hf(tmp_path) / "generation_config.json").write_text(generation)
+    assert read_hf(tmp_path).config == {**HF_CONFIG, "eos_token_id": ends}
+
+
 def test_half_precision(tmp_path: Path) -> None:
     weights = {name: value.astype(np.float16) for name, value in hf_weights().items()}
     tensor = read_hf(write_hf(tmp_path, weights)).tensors[NORM]
@@ -99,6 +105,7 @@ def test_rotary_frequencies_are_left_out(tmp_path: Path) -> None:
         ("model.safetensors", None, "model.safetensors: not a readable safetensors file"),
         ("model.safetensors", "{}", "model.safetensors: not a readable safetensors file"),
         ("tokenizer.json", None, "tokenizer.json: cannot be read"),
+        ("generation_config.json", "[]", "is not a JSON object"),
         ("tokenizer_config.json", '{"chat_template": 5}', "chat_template is neither a string nor a list"),
     ],
 )
