@@ -1,8 +1,8 @@
 """Perplexity of a text in fixed windows.
 
 The text is encoded once, as a whole. The ids are cut into windows of W tokens that do not overlap; a last, shorter piece is dropped.
-Each window starts from an empty cache, without a BOS token; its W - 1 last tokens are scored, each with the softmax over the logits
-after the token before it, in float64. With S the sum of the -log p and N the number of scored tokens, ppl = exp(S / N).
+Each window starts from an empty cache, with or without a BOS token before it; either way its W - 1 last tokens are scored, so that the two
+are of the same tokens. With S the sum of the -log p and N the number of scored tokens, ppl = exp(S / N).
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from edgellm.errors import InvalidRequestError
-from edgellm.measure.statistics import standard_deviation
+from edgellm.measure.statistics import Interval, bootstrap_interval, standard_deviation
+from edgellm.ops.scoring import Scores
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+Score = Callable[[Sequence[int], int], Scores]
+"""`Engine.score`, or what does the same: the scores of ids[start:]."""
 
 WINDOW = 1024
 ROWS_AT_ONCE = 64
@@ -37,35 +40,80 @@ class Perplexity:
     window_nlls: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """One perplexity over another, and its interval of 95%."""
+
+    value: float
+    interval: Interval
+
+
 def perplexity(
-    logits: Callable[[Sequence[int]], F32],
+    score: Score,
     token_ids: Sequence[int],
     *,
     window: int = WINDOW,
     windows: int | None = None,
+    bos_id: int | None = None,
+    known: Sequence[float] = (),
+    keep: Callable[[Sequence[float]], object] = lambda _: None,
     progress: bool = True,
 ) -> Perplexity:
-    """Score the first `windows` windows (all by default); `logits` is `Engine.logits` or any other [W] -> [W, V] from an empty cache.
+    """Score the first `windows` windows (all by default), each after `bos_id` if there is one.
 
-    Raises InvalidRequestError when `window` or `windows` is out of range, or the text is too short for that many.
+    known: the means of -log p of the first windows that an earlier run had; `keep` is handed those and the new ones after each window.
+    Raises what `windows_of` raises.
     """
+    pieces = windows_of(token_ids, window, windows)
+    prefix = [] if bos_id is None else [bos_id]
+    means = list(known[: len(pieces)])
+    for piece in tqdm(pieces[len(means) :], desc="perplexity", unit="window", disable=not progress, leave=False):
+        means.append(float(score([*prefix, *piece], len(prefix) + 1).nll.mean()))
+        keep(means)
+    return of_windows(means, window)
+
+
+def of_windows(means: Sequence[float], window: int = WINDOW) -> Perplexity:
+    """The perplexity of windows whose means of -log p these are."""
+    nll, spread = math.fsum(means) / len(means), standard_deviation(means)
+    return Perplexity(
+        ppl=math.exp(nll),
+        nll=nll,
+        nll_stderr=None if spread is None else spread / math.sqrt(len(means)),
+        tokens=len(means) * (window - 1),
+        window_nlls=tuple(means),
+    )
+
+
+def windows_of(token_ids: Sequence[int], window: int, windows: int | None) -> list[Sequence[int]]:
+    """The first `windows` windows; InvalidRequestError when `window` or `windows` is out of range, or the text too short for that many."""
     if window < 2:
         raise InvalidRequestError(f"a window of {window} tokens scores nothing; it must hold at least 2")
     available = len(token_ids) // window
     count = available if windows is None else windows
     if not 1 <= count <= available:
         raise InvalidRequestError(f"{count} windows of {window} tokens were asked for; {len(token_ids)} tokens hold {available}")
-    starts = tqdm(range(0, count * window, window), desc="perplexity", unit="window", disable=not progress, leave=False)
-    means = [_window_nll(logits, token_ids[start : start + window]) for start in starts]
-    nll = math.fsum(means) / count
-    spread = standard_deviation(means)
-    return Perplexity(
-        ppl=math.exp(nll),
-        nll=nll,
-        nll_stderr=None if spread is None else spread / math.sqrt(count),
-        tokens=count * (window - 1),
-        window_nlls=tuple(means),
+    return [token_ids[start : start + window] for start in range(0, count * window, window)]
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+    """Of the perplexities of two models, by the means of -log p of the same windows; the windows are drawn again in pairs, so that what
+    makes a window hard for both cancels.
+    """
+    return Ratio(
+        math.exp(math.fsum(ours) / len(ours) - math.fsum(theirs) / len(theirs)),
+        bootstrap_interval(_ratio, [[nll] for nll in ours], [[nll] for nll in theirs]),
     )
+
+
+def from_logits(logits: Callable[[Sequence[int]], F32]) -> Score:
+    """Scores by whoever gives only logits, [L] -> [L, V] from an empty cache: other engines, other arithmetic."""
+
+    def score(token_ids: Sequence[int], start: int) -> Scores:
+        rows, targets = logits(token_ids[:-1])[start - 1 :], np.asarray(token_ids[start:])
+        return Scores(negative_log_likelihoods(rows, targets), rows.argmax(axis=1) == targets)
+
+    return score
 
 
 def negative_log_likelihoods(logits: F32, targets: npt.NDArray[np.integer]) -> F64:
@@ -80,6 +128,5 @@ def negative_log_likelihoods(logits: F32, targets: npt.NDArray[np.integer]) -> F
     return nlls
 
 
-def _window_nll(logits: Callable[[Sequence[int]], F32], ids: Sequence[int]) -> float:
-    nlls = negative_log_likelihoods(logits(ids)[:-1], np.asarray(ids[1:]))
-    return float(nlls.mean())
+def _ratio(ours: F64, theirs: F64) -> F64:
+    return np.asarray(np.exp(ours.mean(axis=-1) - theirs.mean(axis=-1)))

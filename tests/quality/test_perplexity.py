@@ -15,7 +15,7 @@ import pytest
 
 from edgellm import Engine
 from edgellm.evaluate.data import wikitext2_test
-from edgellm.evaluate.perplexity import WINDOW, Perplexity, perplexity
+from edgellm.evaluate.perplexity import WINDOW, Perplexity, from_logits, perplexity
 from tests.conftest import Report
 
 pytestmark = pytest.mark.quality
@@ -45,7 +45,7 @@ def ours(golden: dict[str, Any], wikitext_ids: list[int], engine: Engine) -> Per
     windows = len(golden["transformers"]["mean_nll"])
     scored = np.array(wikitext_ids[: windows * WINDOW], "<i4")
     assert hashlib.sha256(scored.tobytes()).hexdigest() == golden["ids_sha256"]
-    return perplexity(engine.logits, wikitext_ids, windows=windows, progress=False)
+    return perplexity(engine.score, wikitext_ids, windows=windows, progress=False)
 
 
 @pytest.mark.parametrize("reference", ["transformers", "llama_cpp"])
@@ -70,7 +70,7 @@ def test_prose_that_every_python_carries(engine: Engine, report: Report) -> None
     text = "\n".join(pydoc_data.topics.topics[name] for name in ("if", "while", "for"))
     ids = engine.tokenizer.encode(text, special=False)[:512]
     shuffled = np.random.default_rng(0).permutation(ids).tolist()
-    prose, noise = (perplexity(engine.logits, tokens, window=256, windows=2, progress=False) for tokens in (ids, shuffled))
+    prose, noise = (perplexity(engine.score, tokens, window=256, windows=2, progress=False) for tokens in (ids, shuffled))
     for text, result in (("pydoc topics", prose), ("pydoc topics, shuffled", noise)):
         report("quality", f"{text}: ppl {result.ppl:.2f}", **scored(text, 256, result))
     assert 1.5 < prose.ppl < 40
@@ -88,7 +88,7 @@ def test_wikitext2_beside_llama_cpp(
     windows = pytestconfig.getoption("--windows") or None
     peer = LlamaCppBackend(model_gguf, threads=engine.threads, context=WINDOW)
     try:
-        ours, theirs = (perplexity(logits, wikitext_ids, windows=windows) for logits in (engine.logits, peer.logits))
+        ours, theirs = (perplexity(score, wikitext_ids, windows=windows) for score in (engine.score, from_logits(peer.logits)))
     finally:
         peer.unload()
     delta = ours.ppl / theirs.ppl - 1

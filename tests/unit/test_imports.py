@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": {"errors", "formats", "model", "ops", "text"},
     "edgellm": {"runtime"},
     "measure": {"edgellm", "errors", "formats", "model", "ops", "runtime", "text"},
-    "evaluate": {"edgellm", "errors", "formats", "measure", "runtime", "text"},
+    "evaluate": {"edgellm", "errors", "formats", "measure", "model", "ops", "runtime", "text"},
     "report": {"errors", "measure"},
     "cli": {
         "cli_chat",
