@@ -27,6 +27,7 @@ def _nats_per_unit(values: F64) -> F64:
 
 STATISTICS: Mapping[str, Statistic | None] = {
     "perplexity": lambda values: np.exp(_mean(values)),
+    "perplexity_bos": lambda values: np.exp(_mean(values)),
     "word_perplexity": lambda values: np.exp(_nats_per_unit(values)),
     "byte_perplexity": lambda values: np.exp(_nats_per_unit(values)),
     "bits_per_byte": lambda values: _nats_per_unit(values) / np.log(2),

@@ -53,3 +53,10 @@ def tensor_types(path: Path) -> TensorTypes:
     types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors if len(tensor.shape) == 2}
     layers = Counter(kind for name, kind in types.items() if name.startswith("blk."))
     return TensorTypes(dict(layers.most_common()), types["token_embd.weight"])
+
+
+def tensor_sizes(path: Path) -> dict[str, tuple[int, int]]:
+    """Of a GGUF file's tensors: name -> (weights, bytes)."""
+    import gguf
+
+    return {tensor.name: (int(tensor.n_elements), int(tensor.n_bytes)) for tensor in gguf.GGUFReader(path).tensors}
