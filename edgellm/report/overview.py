@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgellm.report import claims, comparison, summary
+from edgellm.report import claims, comparison, schemes, summary
 from edgellm.report.blocks import Block, Heading, Notes, Table
 from edgellm.report.claims import CLAIMS, Finding
 from edgellm.report.numbers import DIGITS, interval, number
 from edgellm.report.reading import read_all
-from edgellm.report.sources import Beside, Measurement, Origin, Quality, Source, Throughput
+from edgellm.report.sources import Beside, Measurement, Origin, Quality, SchemeQuality, Source, Throughput
 
 SCHEMA = "edgellm-report"
 VERSION = 1
@@ -70,8 +70,8 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _rows(source: Source) -> list[Measurement | Throughput | Quality | Beside]:
-    return [*source.measurements, *source.throughputs, *source.qualities, *source.besides]
+def _rows(source: Source) -> list[Measurement | Throughput | Quality | SchemeQuality | Beside]:
+    return [*source.measurements, *source.throughputs, *source.qualities, *source.schemes, *source.besides]
 
 
 def _letter(index: int) -> str:
@@ -123,6 +123,8 @@ def _measured(report: Report, origin: Origin, letter: str) -> Iterator[Block]:
     yield Notes((f"{origin.system}; commit {origin.commit}, C sources {origin.csrc_hash}.{dirty}", *remarks))
     names = summary.labels([measurement.subject for measurement in measurements])
     yield from summary.tables(measurements, throughputs, [quality for source in sources for quality in source.qualities], names)
+    if found := [scheme for source in sources for scheme in source.schemes]:
+        yield from schemes.blocks(found)
     if besides := [beside for source in sources for beside in source.besides]:
         yield Heading(3, "In turn: ratios of figures")
         yield comparison.turns_table(besides)

@@ -14,7 +14,19 @@ from edgellm.measure.statistics import F64, Interval, bootstrap_interval, mean_c
 from edgellm.report.fields import Fields, printable
 from edgellm.report.latency import measurement, meter
 from edgellm.report.numbers import ratio
-from edgellm.report.sources import OURS, Beside, Measurement, Quality, Source, Throughput, origin, subject
+from edgellm.report.sources import (
+    OURS,
+    Beside,
+    Measurement,
+    Quality,
+    SchemeDivergence,
+    SchemeQuality,
+    SchemeRatio,
+    Source,
+    Throughput,
+    origin,
+    subject,
+)
 
 SCIPY = find_spec("scipy") is not None
 NO_SCIPY = "no intervals, because scipy is not installed: pip install 'edgellm[measure]'"
@@ -28,11 +40,12 @@ def read_records(document: dict[str, Any], file: str) -> Source:
     records = top.list_of_fields("records")
     throughputs = [each for each in records if kind in ("bench", "peers", "scaling") and {"samples_ts", "backend"} <= set(each)]
     qualities = [each for each in records if kind in ("quality", "quality_peers") and "ppl" in each]
+    schemes = [each for each in records if kind == "quality_schemes" and {"scheme", "perplexity", "divergence"} <= set(each)]
     engines = [each for each in records if kind == "backends" and {"backend", "figures"} <= set(each) and "unavailable" not in each]
     missing = [each for each in records if kind == "backends" and "unavailable" in each]
     gates = [each for each in records if kind == "perf-gate" and "figures" in each]
     energies = [each for each in records if kind == "energy" and {"energy", "figures"} <= set(each)]
-    kept = len(throughputs) + len(qualities) + len(engines) + len(missing) + len(gates) + len(energies)
+    kept = len(throughputs) + len(qualities) + len(schemes) + len(engines) + len(missing) + len(gates) + len(energies)
     return Source(
         file=file,
         kind=kind,
@@ -44,6 +57,7 @@ def read_records(document: dict[str, Any], file: str) -> Source:
         ),
         throughputs=tuple(_throughput(each, provenance, file) for each in throughputs),
         qualities=tuple(_quality(each, provenance, file) for each in qualities),
+        schemes=tuple(_scheme(each, provenance, file) for each in schemes),
         besides=(
             *(
                 _beside_ours(each, provenance, file)
@@ -149,6 +163,36 @@ def _quality(record: Fields, provenance: str, file: str) -> Quality:
         ratio=ratio(perplexity, theirs),
         interval=_ratio_interval(record.numbers("window_nlls"), reference.numbers("window_nlls")),
     )
+
+
+def _scheme(record: Fields, provenance: str, file: str) -> SchemeQuality:
+    return SchemeQuality(
+        file=file,
+        name=record.text("scheme"),
+        backend=record.text("backend"),
+        baseline=record.text("baseline"),
+        provenance=provenance,
+        file_bytes=record.count("file_bytes"),
+        weights=record.count("weights"),
+        layers_bits=record.number("layers_bits_per_weight"),
+        ratios=tuple(map(_scheme_ratio, record.list_of_fields("perplexity"))),
+        divergences=tuple(map(_scheme_divergence, record.list_of_fields("divergence"))),
+        tokens_per_second=record.fields("tg64").number("avg_ts"),
+        joules_per_token=record.fields("energy").number("joules_per_token"),
+        substituted=record.text("substituted"),
+    )
+
+
+def _scheme_ratio(each: Fields) -> SchemeRatio:
+    return SchemeRatio(
+        each.text("text"), each.flag("bos"), each.required_number("ppl"), each.required_number("ratio"), each.interval("ratio_interval")
+    )
+
+
+def _scheme_divergence(each: Fields) -> SchemeDivergence:
+    mean = each.fields("kl_mean")
+    others = (each.fields(name).number("value") for name in ("kl_median", "kl_p99", "flip_rate"))
+    return SchemeDivergence(each.text("text"), mean.required_number("value"), mean.interval("interval"), *others)
 
 
 def _mean_interval(samples: Sequence[float]) -> Interval | None:

@@ -149,6 +149,61 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class SchemeRatio:
+    """Perplexity of a text, `bos`: each window after a BOS token; ratio: over the baseline's on the same windows."""
+
+    text: str
+    bos: bool
+    perplexity: float
+    ratio: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class SchemeDivergence:
+    """Of a text: KL(baseline || model) in nats per token, the mean with its interval; how often the most likely tokens differ."""
+
+    text: str
+    mean: float
+    interval: Interval | None
+    median: float | None
+    p99: float | None
+    flip_rate: float | None
+
+
+@dataclass(frozen=True)
+class SchemeQuality:
+    """A model file beside the baseline. bits per weight of the layers' matrices; `substituted`: matrices that are of another type."""
+
+    file: str
+    name: str
+    backend: str
+    baseline: str
+    provenance: str
+    file_bytes: int | None
+    weights: int | None
+    layers_bits: float | None
+    ratios: tuple[SchemeRatio, ...]
+    divergences: tuple[SchemeDivergence, ...]
+    tokens_per_second: float | None
+    joules_per_token: float | None
+    substituted: str
+
+    @property
+    def times_smaller(self) -> float | None:
+        """Than its weights in 16 bits each."""
+        return 2 * self.weights / self.file_bytes if self.weights and self.file_bytes else None
+
+    @property
+    def worst(self) -> float | None:
+        """The largest upper end of its ratios' intervals, or ratio where that is open; None where there is none."""
+        return max(
+            (each.ratio if each.interval is None or each.interval.high is None else each.interval.high for each in self.ratios),
+            default=None,
+        )
+
+
+@dataclass(frozen=True)
 class Beside:
     """A figure of one that took turns with another, over the other's.
 
@@ -180,13 +235,14 @@ class Source:
     measurements: tuple[Measurement, ...] = ()
     throughputs: tuple[Throughput, ...] = ()
     qualities: tuple[Quality, ...] = ()
+    schemes: tuple[SchemeQuality, ...] = ()
     besides: tuple[Beside, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @property
     def summarised(self) -> bool:
         """Whether anything of it is shown."""
-        return bool(self.measurements or self.throughputs or self.qualities or self.besides)
+        return bool(self.measurements or self.throughputs or self.qualities or self.schemes or self.besides)
 
 
 def origin(fingerprint: Fields) -> Origin:

@@ -123,6 +123,32 @@ def quality_record(**changes: Any) -> Document:
     }
 
 
+def scheme_record(
+    scheme: str = "int4-g64", bits: float = 4.5, ratio: float = 1.04, file_bytes: int = 90_000_000, **changes: Any
+) -> Document:
+    texts = ("wikitext2_test", "tinyshakespeare")
+    figure = {"value": 0.25, "interval": [0.2, 0.3]}
+    return {
+        "scheme": scheme,
+        "backend": "edgellm",
+        "baseline": "dequantised",
+        "file_bytes": file_bytes,
+        "weights": 134_000_000,
+        "layers_bits_per_weight": bits,
+        "perplexity": [
+            {"text": text, "bos": bos, "ppl": 20 * ratio, "ratio": ratio, "ratio_interval": [ratio - 0.005, ratio + 0.005]}
+            for text in texts
+            for bos in (False, True)
+        ],
+        "divergence": [
+            {"text": text, "tokens": 2048, "kl_mean": figure, "kl_median": figure, "kl_p99": figure, "flip_rate": figure} for text in texts
+        ],
+        "tg64": {"avg_ts": 101.5},
+        "energy": {"joules_per_token": None, "why_not": "no sensor"},
+        **changes,
+    }
+
+
 def journal(*milliseconds: float, **head: Any) -> str:
     lines = [
         {"schema": "edgellm-journal", "version": 1, "created": "2026-11-23T18:20:00+00:00", "fingerprint": FINGERPRINT, **head},
