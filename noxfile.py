@@ -192,9 +192,17 @@ def perf_gate(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def quality(session: nox.Session) -> None:
-    """What the model says: perplexity on the texts in EDGELLM_DATA; `-- peers` asks llama.cpp as well."""
+    """What the model says: perplexity and divergence on the texts in EDGELLM_DATA, and their budgets.
+
+    By name, instead: `-- peers` asks llama.cpp as well, `-- schemes` puts every scheme side by side, for about 40 minutes; it goes on
+    where it was stopped, and takes the options of scripts/quality_schemes.py.
+    """
     prepare(session, model=True)
     if measured_by_name(session, QUALITY):
+        return
+    if session.posargs[:1] == ["schemes"]:
+        install(session, "baselines")
+        session.run(str(BIN / "python"), "-m", "scripts.quality_schemes", *session.posargs[1:])
         return
     session.run(*QUALITY.pytest, *session.posargs)
 
@@ -276,14 +284,19 @@ def isas_testable() -> list[str]:
     return subprocess.check_output([BIN / "python", "-c", program], text=True, cwd=ROOT).split()
 
 
+def install(session: nox.Session, extra: str) -> None:
+    """Bring an extra of pyproject.toml into `.venv`."""
+    packages = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"][extra]
+    session.run(str(BIN / "pip"), "install", "--quiet", *packages)
+
+
 def measured_by_name(session: nox.Session, layer: Layer) -> bool:
     """Whether the first argument names a measurement; if so, it was run, with the arguments after it."""
     name, *arguments = session.posargs or [""]
     for measurement in MEASUREMENTS:
         if measurement.name == name:
             if measurement.extra:
-                packages = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"][measurement.extra]
-                session.run(str(BIN / "pip"), "install", "--quiet", *packages)
+                install(session, measurement.extra)
             results = ("--benchmark-quiet", f"--benchmark-json={RESULTS.name}/{name}.json") if measurement.benchmarks else ()
             session.run(*layer.measuring(name), "--capture=no", *results, *arguments)  # lines of progress are shown
             return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from edgellm.report.blocks import Block, Heading, Notes, Table
-from edgellm.report.numbers import NOT_AVAILABLE, number, with_interval
+from edgellm.report.numbers import NOT_AVAILABLE, number, shortened, with_interval
 from edgellm.report.sources import SchemeQuality
 
 WITHIN = 1.05
@@ -33,7 +33,7 @@ def blocks(schemes: Sequence[SchemeQuality]) -> Iterator[Block]:
 def _perplexities(schemes: Sequence[SchemeQuality]) -> Table:
     rows = [
         (
-            scheme.name,
+            shortened(scheme.name),
             scheme.backend,
             text,
             number(scheme.layers_bits),
@@ -57,7 +57,7 @@ def _ratio(scheme: SchemeQuality, text: str, *, bos: bool) -> tuple[str, str]:
 def _divergences(schemes: Sequence[SchemeQuality]) -> Table:
     rows = [
         (
-            scheme.name,
+            shortened(scheme.name),
             scheme.backend,
             each.text,
             with_interval(each.mean, each.interval),
