@@ -124,7 +124,12 @@ class Suite:
 
     def _perplexity(self, subject: Subject, text: str, with_bos: bool) -> Record:
         found = perplexity(
-            subject.score, self.ids[text], windows=self.windows, bos_id=self._bos(with_bos), **self._kept(subject, text, with_bos)
+            subject.score,
+            self.ids[text],
+            window=WINDOW,
+            windows=self.windows,
+            bos_id=self._bos(with_bos),
+            **self._kept(subject, text, with_bos),
         )
         record = {"text": text, "bos": with_bos, "window_tokens": WINDOW, "windows": self.windows, **asdict(found)}
         if subject is self.baseline:

@@ -1,0 +1,68 @@
+"""The comparison of schemes, on a small model whose weights are random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgellm.errors import InvalidRequestError
+from edgellm.evaluate import data
+from edgellm.evaluate.cache import Cache
+from edgellm.measure import bench
+from scripts import quality_schemes
+from scripts.quality_schemes import SCHEMES, Scheme, Suite, chosen, loaded, measured, row
+
+
+@pytest.fixture
+def suite(synthetic_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    texts = {"wikitext2_test": "the quick brown fox " * 40, "tinyshakespeare": "to be or not to be " * 40}
+    monkeypatch.setattr(data, "text", texts.__getitem__)
+    for name, value in (("WINDOW", 16), ("CONTEXT", 17), ("DIVERGENCE_WINDOW", 16), ("SPEED_ROUNDS", 2)):
+        monkeypatch.setattr(quality_schemes, name, value)
+    monkeypatch.setattr(bench.Case, "run", lambda _, backend: [1_000_000])
+    made = Suite(synthetic_model, windows=3)
+    made.cache = Cache(tmp_path)
+    return made
+
+
+def test_everything_of_a_scheme(suite: Suite, synthetic_model: Path) -> None:
+    record = measured(suite, Scheme("keep"), synthetic_model, 1)
+    assert [(each["text"], each["bos"]) for each in record["perplexity"]] == [
+        (text, bos) for text in quality_schemes.TEXTS for bos in (False, True)
+    ]
+    for each in record["perplexity"]:
+        assert each["tokens"] == 3 * 15
+        assert each["ratio"] == pytest.approx(each["ppl"] / each["baseline_ppl"])
+        assert each["ratio"] == pytest.approx(1, abs=0.05)  # int8 activations are all that differs
+    for each in record["divergence"]:
+        assert 0 < each["kl_mean"]["value"] < 0.01
+        assert each["tokens"] == quality_schemes.DIVERGENCE_WINDOWS * 16
+    assert record["energy"]["joules_per_token"] is None
+    assert record["layers_bits_per_weight"] > 4
+    assert len(row(record)) == len(quality_schemes.HEAD)
+
+
+def test_a_run_that_was_stopped_goes_on(suite: Suite, synthetic_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded(Scheme("keep"), synthetic_model, 1) as (subject, _):
+        whole = suite.perplexities(subject), suite.divergences(subject)
+    again = Suite(synthetic_model, windows=3)
+    again.cache = suite.cache
+    monkeypatch.setattr(quality_schemes, "Dequantised", None)  # nothing is computed again
+    stopped = quality_schemes.Subject(subject.name, subject.path, subject.arithmetic, None, None)  # type: ignore[arg-type]
+    assert (again.perplexities(stopped), again.divergences(stopped)) == whole
+
+
+def test_which_schemes(tmp_path: Path) -> None:
+    assert [scheme for scheme, _ in chosen([], [])] == list(SCHEMES)
+    assert [scheme.name for scheme, _ in chosen(["int8"], [])] == ["int8"]
+    with pytest.raises(InvalidRequestError, match="'int5' is unknown; known: keep, Q4_0"):
+        chosen(["int5"], [])
+    with pytest.raises(InvalidRequestError, match="there is no file"):
+        chosen([], [f"mixed={tmp_path / 'missing'}"])
+    (tmp_path / "mixed.tmac2.bin").touch()
+    assert chosen(["int8"], [f"mixed={tmp_path / 'mixed.tmac2.bin'}"])[-1] == (Scheme("mixed"), tmp_path / "mixed.tmac2.bin")
+
+
+def test_names_of_schemes_are_unique() -> None:
+    assert len({scheme.name for scheme in SCHEMES}) == len(SCHEMES)
