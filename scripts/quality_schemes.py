@@ -129,6 +129,7 @@ class Suite:
             window=WINDOW,
             windows=self.windows,
             bos_id=self._bos(with_bos),
+            progress=sys.stderr.isatty(),
             **self._kept(subject, text, with_bos),
         )
         record = {"text": text, "bos": with_bos, "window_tokens": WINDOW, "windows": self.windows, **asdict(found)}
@@ -151,7 +152,7 @@ class Suite:
         key = self._key(subject, "divergence", {"text": self._digest(text), "window": DIVERGENCE_WINDOW})
         known = [WindowDivergence(tuple(kl), tuple(flipped)) for kl, flipped in self.cache.get(key) or []]
         missing = range(len(known), DIVERGENCE_WINDOWS)
-        for index in tqdm(missing, desc=f"divergence, {text}", unit="window", leave=False):
+        for index in tqdm(missing, desc=f"divergence, {text}", unit="window", leave=False, disable=None):
             window = windows_of(self.ids[text], DIVERGENCE_WINDOW, DIVERGENCE_WINDOWS)[index]
             known.append(window_divergence(self._baseline_logits(text, index), subject.logits(window)))
             self.cache.put(key, [[window.kl, window.flipped] for window in known])
@@ -226,7 +227,7 @@ def measured(suite: Suite, scheme: Scheme, path: Path, threads: int) -> Record:
             "perplexity": suite.perplexities(subject),
             "divergence": suite.divergences(subject),
         }
-        (speed,) = bench.measure([backend], [SPEED], SPEED_ROUNDS)
+        (speed,) = bench.measure([backend], [SPEED], SPEED_ROUNDS, progress=sys.stderr.isatty())
     return record | {
         "n_threads": threads,
         "tg64": {name: speed[name] for name in ("avg_ts", "stddev_ts", "samples_ts")},
