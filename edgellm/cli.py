@@ -18,6 +18,7 @@ import click
 from click.core import ParameterSource
 
 import edgellm
+from edgellm import cli_train
 from edgellm.errors import EdgeLLMError, EdgeLLMWarning, InvalidRequestError, ModelFileError
 
 if TYPE_CHECKING:
@@ -255,6 +256,10 @@ def quantize(source: str, output: Path | None, scheme: str, group: str | None, h
             err=True,
         )
     click.echo(f"{_sizes_text(report)}; by {recipe.method}, quality not measured", err=True)
+
+
+main.add_command(cli_train.reconstruct)
+main.add_command(cli_train.distill)
 
 
 @main.command()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +29,21 @@ from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.matrix import F32
 from edgellm.quantize.training import model as models
 from edgellm.quantize.training import snapshots
+from edgellm.quantize.training.numerics import Rates, autocast, optimizer
 from edgellm.quantize.training.tokens import Ids
-
-BETAS = (0.9, 0.95)
 
 
 @dataclass(frozen=True)
 class Settings:
     """How layers are trained.
 
-    epochs:      how often each window is met; a step takes one
-    weight_rate: the learning rate of latent weights at first (it falls to 0 like a cosine), as a part of the distance between levels
-    scale_rate:  the same of scales and minimums
-    norm_rate:   the same of norms, as a part of their mean magnitude
-    precision:   "bfloat16", in which the products are computed while weights and sums stay float32, or "float32"
+    epochs:    how often each window is met; a step takes one
+    rates:     learning rates at first; they fall to 0 like a cosine
+    precision: "bfloat16", in which the products are computed while weights and sums stay float32, or "float32"
     """
 
     epochs: int = 3
-    weight_rate: float = 1e-2
-    scale_rate: float = 3e-3
-    norm_rate: float = 1e-3
+    rates: Rates = field(default_factory=lambda: Rates(weight=1e-2, scale=3e-3, norm=1e-3))
     seed: int = 0
     precision: str = "bfloat16"
 
@@ -127,8 +122,8 @@ def _train(layer: nn.Module, arguments: Mapping[str, Any], data: _Data, settings
         outputs = _outputs(layer, arguments, data.inputs, settings.precision)
         before = sum(float(data.loss(i, output)) for i, output in enumerate(outputs)) / windows
     rng = np.random.default_rng([settings.seed, index])
-    optimizer = torch.optim.Adam(parameter_groups(layer, settings), betas=BETAS, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+    adam = optimizer(layer, settings.rates)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
     losses: list[float] = []
     for window in np.concatenate([rng.permutation(windows) for _ in range(settings.epochs)]).tolist():
         with autocast(settings.precision, "cpu"):
@@ -138,32 +133,13 @@ def _train(layer: nn.Module, arguments: Mapping[str, Any], data: _Data, settings
             raise NonFiniteError(
                 f"layer {index}: the loss of step {len(losses)} is not finite; the layers before it are kept: try lower learning rates"
             )
-        optimizer.zero_grad()
+        adam.zero_grad()
         loss.backward()
-        optimizer.step()
+        adam.step()
         schedule.step()
         losses.append(float(loss.detach()))
         bar.update()
     return {"before": before, "after": float(np.mean(losses[-windows:])), "seconds": time.monotonic() - start}
-
-
-def parameter_groups(part: nn.Module, settings: Settings) -> list[dict[str, Any]]:
-    """The optimizer's groups for the trained parameters of a model or a layer, each with its learning rate."""
-    groups: list[dict[str, Any]] = []
-    for _, linear in models.linears(part):
-        planes = linear.scheme.planes
-        distance = float(linear.coefficients.detach()[..., planes - 1].abs().mean())
-        groups.append({"params": [linear.latent], "lr": settings.weight_rate * distance})
-        groups.append({"params": [linear.coefficients], "lr": settings.scale_rate * distance})
-    for name, parameter in part.named_parameters():
-        if "norm" in name and parameter.requires_grad:
-            groups.append({"params": [parameter], "lr": settings.norm_rate * float(parameter.detach().abs().mean())})
-    return groups
-
-
-def autocast(precision: str, device: str) -> torch.autocast:
-    """Products in bfloat16 where `precision` says so."""
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def run_layer(layer: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:

@@ -14,6 +14,7 @@ pytest.importorskip("transformers", reason="training needs transformers: pip ins
 from edgellm.errors import FetchError, InvalidRequestError, NonFiniteError  # noqa: E402
 from edgellm.formats.checkpoint import Checkpoint  # noqa: E402
 from edgellm.quantize.training import reconstruct as module  # noqa: E402
+from edgellm.quantize.training.numerics import Rates  # noqa: E402
 from edgellm.quantize.training.reconstruct import LayerReport, Settings, reconstruct  # noqa: E402
 from tests.unit.quantize.training import small  # noqa: E402
 
@@ -71,10 +72,8 @@ def test_another_run_is_refused_and_so_is_a_broken_state(tmp_path: Path) -> None
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_layers_before(tmp_path: Path) -> None:
-    run(tmp_path, settings=SETTINGS)
-    (tmp_path / "layer-001.safetensors").unlink()
     with pytest.raises(NonFiniteError, match="layer 0: the loss of step 1 is not finite"):
-        run(tmp_path / "other", settings=replace(SETTINGS, norm_rate=float("inf")))
+        run(tmp_path / "other", settings=replace(SETTINGS, rates=Rates(1e-2, 1e-2, float("inf"))))
     assert not (tmp_path / "other").exists()
 
 

@@ -1,0 +1,170 @@
+"""`edgellm reconstruct` and `edgellm distill`: train a quantized model to be more like its original. They need the extra `train`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from edgellm.errors import InvalidRequestError
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def training_options(length: int, learning_rate: float) -> Callable[[Command], Command]:
+    """What both commands take."""
+    options = [
+        click.argument("source", metavar="SRC"),
+        click.option("--from", "start", required=True, metavar="X", help="SRC in fewer bits, by `edgellm quantize`: where to start."),
+        click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write, Y.tmac2.bin."),
+        click.option("--calibration", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="Text to train on, maybe .gz."),
+        click.option("--length", type=click.IntRange(8), default=length, show_default=True, help="Tokens of a window of text."),
+        click.option(
+            "--learning-rate",
+            type=click.FloatRange(0, min_open=True),
+            default=learning_rate,
+            show_default=True,
+            help="Of weights, as a part of the distance between the scheme's levels.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["bfloat16", "float32"]),
+            help="Of products.  [default: bfloat16 on a GPU, or where the processor has it]",
+        ),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn."),
+        click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Where the run keeps its states.  [default: OUTPUT.run]"),
+    ]
+
+    def apply(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return apply
+
+
+@click.command()
+@training_options(length=1024, learning_rate=1e-2)
+@click.option("--windows", type=click.IntRange(1), default=32, show_default=True, help="So many windows are drawn from the texts.")
+@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="How often each layer meets each of them.")
+def reconstruct(windows: int, epochs: int, learning_rate: float, precision: str | None, **files: Any) -> None:
+    """Train a quantized model layer by layer to give what the original's layers give.
+
+    Minutes on a processor for a model of 135 million weights. A run that is interrupted goes on with the layer that it was at when the
+    same command is given again.
+
+    \b
+    Example:
+      edgellm quantize smollm2-135m --scheme ternary -o start.tmac2.bin
+      edgellm reconstruct smollm2-135m --from start.tmac2.bin --calibration texts.txt -o ternary.tmac2.bin
+    """
+    from edgellm.quantize.training import require_packages
+
+    require_packages()
+    from edgellm.quantize.training import reconstruct as training
+    from edgellm.quantize.training.files import reconstruct_file
+    from edgellm.quantize.training.numerics import Rates, default_precision
+
+    rates = Rates(weight=learning_rate, scale=0.3 * learning_rate, norm=0.1 * learning_rate)
+    settings = training.Settings(epochs=epochs, rates=rates, seed=files["seed"], precision=precision or default_precision("cpu"))
+    job = _job(**files)
+    reports = reconstruct_file(job, windows, settings)
+    click.echo(job.destination)
+    for report in reports:
+        click.echo(f"layer {report.layer:3}: relative error {report.before:.4f} -> {report.after:.4f} in {report.seconds:.1f} s", err=True)
+    click.echo("quality not measured: edgellm eval", err=True)
+
+
+@click.command()
+@training_options(length=512, learning_rate=2e-4)
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="All of it takes so long: text, training, evaluation, writing.")
+@click.option("--steps", type=click.IntRange(1), help="Train for so many steps instead, however long they take.")
+@click.option(
+    "--generated-tokens",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of text that SRC writes itself, kept in the cache.",
+)
+@click.option("--batch-tokens", type=click.IntRange(1), default=16384, show_default=True, help="Tokens of a step.")
+@click.option("--micro-batch-tokens", type=click.IntRange(1), help="Of them, those in memory together.  [default: 1024; all on a GPU]")
+@click.option("--scales-only", is_flag=True, help="Leave the codes as they are; train scales, minimums and norms.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda if torch finds a GPU]")
+@click.option("--compile", "compiled", is_flag=True, help="Have torch compile the model: minutes at first, faster steps then.")
+@click.option("--evaluate-every", type=click.IntRange(1), default=100, show_default=True, help="Steps.")
+@click.option("--save-every", type=click.IntRange(1), default=200, show_default=True, help="Steps. The last two states are kept.")
+def distill(
+    minutes: float | None,
+    steps: int | None,
+    generated_tokens: int,
+    batch_tokens: int,
+    micro_batch_tokens: int | None,
+    scales_only: bool,
+    device: str | None,
+    compiled: bool,
+    evaluate_every: int,
+    save_every: int,
+    learning_rate: float,
+    precision: str | None,
+    **files: Any,
+) -> None:
+    """Train a quantized model to predict what the original predicts, all layers at once. Meant for a GPU.
+
+    The folder of the run has log.jsonl, and curve.png if matplotlib is there. With --minutes the steps are planned by the speed that is
+    measured, so that a GPU that is lent for half an hour is used for all of it: --minutes 28. The same command goes on with a run that was
+    interrupted.
+
+    \b
+    Example:
+      edgellm distill smollm2-135m --from ternary.tmac2.bin --generated-tokens 20000000 --minutes 28 -o distilled.tmac2.bin
+    """
+    from edgellm.quantize.training import require_packages
+
+    require_packages()
+    from edgellm.formats import fetch
+    from edgellm.quantize.training import distill as training
+    from edgellm.quantize.training.files import distill_file
+    from edgellm.quantize.training.numerics import Rates, choose_device, default_precision
+
+    if (minutes is None) == (steps is None):
+        raise InvalidRequestError("say how long to train, by one of --minutes and --steps")
+    device, length = choose_device(device), files["length"]
+    batch = max(1, batch_tokens // length)
+    micro_batch = max(1, (micro_batch_tokens or (1024 if device == "cpu" else batch_tokens)) // length)
+    settings = training.Settings(
+        rates=Rates(weight=learning_rate, scale=0.3 * learning_rate, norm=0.1 * learning_rate),
+        steps=steps,
+        batch=batch,
+        micro_batch=min(micro_batch, batch),
+        scales_only=scales_only,
+        seed=files["seed"],
+        precision=precision or default_precision(device),
+    )
+    job = _job(**files)
+    plan = training.Plan(evaluate_every=evaluate_every, save_every=save_every, compiled=compiled, device=device, progress=job.progress)
+    outcome = distill_file(job, settings, plan, generated_tokens, minutes, fetch.home() / "teacher-text")
+    click.echo(job.destination)
+    click.echo(
+        f"{outcome.steps} steps, {outcome.tokens} tokens; perplexity of the held-out text {outcome.first_perplexity:.2f} -> "
+        f"{outcome.perplexity:.2f}, of the original {outcome.teacher_perplexity:.2f}",
+        err=True,
+    )
+
+
+def _job(source: str, start: str, output: Path, calibration: tuple[Path, ...], length: int, seed: int, run_folder: Path | None) -> Any:
+    from edgellm.formats import fetch
+    from edgellm.quantize.training.files import Job
+
+    return Job(
+        original=fetch.resolve_source(source),
+        start=fetch.resolve_model(start),
+        destination=output,
+        run_folder=run_folder or output.with_name(f"{output.name}.run"),
+        calibration=calibration,
+        length=length,
+        seed=seed,
+        progress=sys.stderr.isatty(),
+    )
