@@ -95,7 +95,7 @@ def reconstruct(windows: int, epochs: int, learning_rate: float, precision: str 
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda if torch finds a GPU]")
 @click.option("--compile", "compiled", is_flag=True, help="Have torch compile the model: minutes at first, faster steps then.")
 @click.option("--evaluate-every", type=click.IntRange(1), default=100, show_default=True, help="Steps.")
-@click.option("--save-every", type=click.IntRange(1), default=200, show_default=True, help="Steps. The last two states are kept.")
+@click.option("--save-every", type=click.FloatRange(0), default=5, show_default=True, help="Minutes. The last two states are kept.")
 def distill(
     minutes: float | None,
     steps: int | None,
@@ -106,7 +106,7 @@ def distill(
     device: str | None,
     compiled: bool,
     evaluate_every: int,
-    save_every: int,
+    save_every: float,
     learning_rate: float,
     precision: str | None,
     **files: Any,
@@ -115,7 +115,7 @@ def distill(
 
     The folder of the run has log.jsonl, and curve.png if matplotlib is there. With --minutes the steps are planned by the speed that is
     measured, so that a GPU that is lent for half an hour is used for all of it: --minutes 28. The same command goes on with a run that was
-    interrupted.
+    interrupted, within what is left of its minutes. Ctrl-C, or SIGTERM, lets a step end and keeps it.
 
     \b
     Example:
@@ -144,7 +144,7 @@ def distill(
         precision=precision or default_precision(device),
     )
     job = _job(**files)
-    plan = training.Plan(evaluate_every=evaluate_every, save_every=save_every, compiled=compiled, device=device, progress=job.progress)
+    plan = training.Plan(evaluate_every=evaluate_every, save_every=60 * save_every, compiled=compiled, device=device, progress=job.progress)
     outcome = distill_file(job, settings, plan, generated_tokens, minutes, fetch.home() / "teacher-text")
     click.echo(job.destination)
     click.echo(

@@ -6,7 +6,8 @@ hidden state are gathered first, then sent back through the layers once.
 
 A run lives in a folder: `state-STEP.safetensors`, of which the last two are kept, `log.jsonl`, and `curve.png` where matplotlib is
 installed. Its data are sequences in an order that the seed gives, so step and seed say what comes next, and a run of a given number of
-steps that was interrupted ends at the same bits. One that is given minutes plans its steps by the speed that it measures.
+steps that was interrupted ends at the same bits. One that is given minutes plans its steps by the speed that it measures. SIGINT (Ctrl-C)
+and SIGTERM let it finish its step and write its state.
 
 Shapes: S sequences of L tokens, B sequences a step, D hidden, V vocabulary.
 """
@@ -15,9 +16,12 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import statistics
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,13 +71,13 @@ class Settings:
 class Plan:
     """When to do what; it does not change what a step does.
 
-    deadline: time.monotonic() by which all is done, evaluation and writing included
-    evaluate_every, save_every: steps
+    deadline: time.monotonic() by which all is done, evaluation and writing included; earlier by what earlier calls of the run have used
+    evaluate_every: steps; save_every: seconds
     """
 
     deadline: float | None = None
     evaluate_every: int = 100
-    save_every: int = 200
+    save_every: float = 300
     compiled: bool = False
     device: str = "cpu"
     progress: bool = True
@@ -97,11 +101,26 @@ def distill(
     """Train `initial`, a quantized form of `original`, on token ids [S, L]; what comes out is in the same schemes.
 
     InvalidRequestError: neither steps nor a deadline, or `run_folder` holds another run. NonFiniteError: the loss is NaN or infinite.
-    FetchError: the disk is full. After each of them, and Ctrl-C, the last states are still there.
+    FetchError: the disk is full. KeyboardInterrupt: by SIGINT or SIGTERM. After each of them the last states are still there.
     """
     if settings.steps is None and plan.deadline is None:
         raise InvalidRequestError("say how long to train: --steps or --minutes")
     return _Run(original, initial, sequences, held_out, settings, plan, run_folder).run()
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set while the block runs, in place of what they do else. Only the main thread can have them."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Run:
@@ -125,6 +144,7 @@ class _Run:
         self.step, self.part_done = 0, 0.0
         self.step_seconds: list[float] = []
         self.closing_seconds = 0.0
+        self.start, self.seconds_before = time.monotonic(), 0.0
 
     def run(self) -> Outcome:
         """From the last state to the end."""
@@ -137,7 +157,8 @@ class _Run:
         self.closing_seconds = 2 * (time.monotonic() - start)
         first = perplexity if first is None else first
         self._log({"step": self.step, "perplexity": perplexity, "teacher_perplexity": teacher_perplexity})
-        with tqdm(total=self.settings.steps, initial=self.step, unit="step", desc="distill", disable=not self.plan.progress) as bar:
+        bar = tqdm(total=self.settings.steps, initial=self.step, unit="step", desc="distill", disable=not self.plan.progress)
+        with bar, stop_signals() as stopped:
             for batch in self._batches():
                 planned = self._planned_steps()
                 if self.step >= planned:
@@ -149,8 +170,10 @@ class _Run:
                 if self.step % self.plan.evaluate_every == 0:
                     perplexity = self._perplexity(self.student)
                     self._log({"step": self.step, "perplexity": perplexity})
-                if self.step % self.plan.save_every == 0:
+                if stopped.is_set() or time.monotonic() - self.saved >= self.plan.save_every:
                     self._save()
+                if stopped.is_set():
+                    raise KeyboardInterrupt
         perplexity = self._perplexity(self.student)
         self._log({"step": self.step, "perplexity": perplexity})
         self._save()
@@ -176,7 +199,7 @@ class _Run:
         if self.settings.steps is not None:
             return self.settings.steps
         assert self.plan.deadline is not None
-        left = self.plan.deadline - self.closing_seconds - time.monotonic()
+        left = self.plan.deadline - self.seconds_before - self.closing_seconds - time.monotonic()
         if not self.step_seconds:
             return self.step + (2 if left > 0 else 0)  # to see how long they take
         return self.step + max(0, int(left / statistics.median(self.step_seconds[-SPEED_STEPS:])))
@@ -192,10 +215,7 @@ class _Run:
         self.optimizer.zero_grad()
         loss = sum(self._backward(part, batch.numel()) for part in batch.split(self.settings.micro_batch))
         if not math.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss of step {self.step} is {loss}; {self.folder} keeps the state before it: go on from there with a lower "
-                "--learning-rate, in another folder"
-            )
+            raise self._diverged(f"the loss of step {self.step} is {loss}")
         self.optimizer.step()
         self.step += 1
         seconds = time.monotonic() - start
@@ -204,6 +224,11 @@ class _Run:
         facts = {"step": self.step, "tokens": self._tokens(), "loss": loss, "rate_factor": factor, "planned_steps": planned}
         self._log(facts | {"tokens_per_second": batch.numel() / seconds, "gpu_memory_bytes": memory})
         return loss
+
+    def _diverged(self, what: str) -> NonFiniteError:
+        return NonFiniteError(
+            f"{what}; {self.folder} keeps the last state before. Begin anew, in another folder, with a lower --learning-rate"
+        )
 
     def _backward(self, ids: Tensor, tokens: int) -> float:
         """Gradients of the loss over a part of the step's tokens; the part's share of it."""
@@ -250,14 +275,18 @@ class _Run:
         return sorted(self.folder.glob("state-*.safetensors"))
 
     def _save(self) -> None:
-        """Write the state of this step, and keep the one before."""
+        """Write the state of this step, if it is sound, and keep the one before."""
+        if not all(parameter.isfinite().all() for parameter in self.parameters.values()):
+            raise self._diverged(f"after step {self.step} a weight is not finite")
         tensors = {f"parameter.{name}": parameter for name, parameter in self.parameters.items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"{key}.{name}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
-        facts = {"step": self.step, "part_done": self.part_done}
+        seconds = self.seconds_before + time.monotonic() - self.start
+        facts = {"step": self.step, "part_done": self.part_done, "seconds": seconds}
         snapshots.write(self.folder / f"state-{self.step:08}.safetensors", tensors, self.name, facts)
         for old in self._states()[:-KEPT_STATES]:
             old.unlink()
+        self.saved = time.monotonic()
 
     def _resume(self) -> float | None:
         """Go to the last state, if there is one; the log loses what came after it. The perplexity that the run began with, if known."""
@@ -270,7 +299,7 @@ class _Run:
                 kept = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors}
                 if kept:
                     self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in kept.items()}
-        self.step, self.part_done = facts["step"], facts["part_done"]
+        self.step, self.part_done, self.seconds_before = facts["step"], facts["part_done"], facts["seconds"]
         log = self.folder / "log.jsonl"
         lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         kept_lines = [line for line in lines if line["step"] <= self.step]

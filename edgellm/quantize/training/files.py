@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from edgellm.errors import InvalidRequestError
@@ -15,17 +14,13 @@ from edgellm.formats import open_checkpoint
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.tmac2 import write_tmac2
 from edgellm.quantize import rewrite
-from edgellm.quantize.training import distill, model, reconstruct, snapshots
-from edgellm.quantize.training.teacher_text import generated
-from edgellm.quantize.training.tokens import Ids, encode_files, windows
+from edgellm.quantize.training import distill, reconstruct
+from edgellm.quantize.training.dataset import Request, dataset
+from edgellm.quantize.training.tokens import encode_files, windows
 from edgellm.text.tokenizer import Tokenizer
 
-HELD_OUT = 16
-"""Sequences that the distilled model is evaluated on and not trained on: of the last sixteenth of each file, if there are any."""
 TEXT_SHARE = 0.25
 """The part of the minutes after which no more text is drawn from the teacher."""
-TEXT_BATCH = {"cpu": 8, "cuda": 1024}
-"""Sequences that the teacher writes together."""
 
 
 @dataclass(frozen=True)
@@ -65,29 +60,14 @@ def distill_file(
     """Distil on the calibration files and on text that the original writes, `generated_tokens` of it, and write the result.
 
     minutes: how long all of it may take, from the call to the written file; None where settings.steps says how much.
-    Errors as `distill` and `generated`.
+    Errors as `distill` and `dataset`.
     """
     start = time.monotonic()
     original, initial, tokenizer = _open(job)
     texts = encode_files(tokenizer, job.calibration)
-    vocabulary, length = int(original.config["vocab_size"]), job.length
-    sources, held_out = [], None
-    if texts:
-        cuts = [len(ids) - max(length, len(ids) // HELD_OUT) for ids in texts]
-        held_out = windows(
-            [ids[cut:] for ids, cut in zip(texts, cuts, strict=True)], HELD_OUT, length, job.seed, tokenizer.bos_id, vocabulary
-        )
-        kept = [ids[: max(0, cut)] for ids, cut in zip(texts, cuts, strict=True)]
-        sources.append(windows(kept, max(1, sum(map(len, kept)) // length), length, job.seed, tokenizer.bos_id, vocabulary))
-    if generated_tokens:
-        until = None if minutes is None else start + 60 * minutes * TEXT_SHARE
-        count = -(-generated_tokens // length) + HELD_OUT
-        drawn = _teacher_text(job, original, tokenizer.bos_id, count, settings.precision, plan, until, text_folder)
-        held_out = drawn[:HELD_OUT] if held_out is None else held_out
-        sources.append(drawn[HELD_OUT:])
-    if held_out is None:
-        raise InvalidRequestError("distillation needs text: --calibration FILE, --generated-tokens N, or both")
-    sequences = np.concatenate(sources)
+    request = Request(job.length, generated_tokens, tokenizer.bos_id, job.seed, settings.precision)
+    until = None if minutes is None else start + 60 * minutes * TEXT_SHARE
+    sequences, held_out = dataset(original, texts, request, job.run_folder, text_folder, plan.device, until, job.progress)
     deadline = None if minutes is None else start + 60 * minutes
     outcome = distill.distill(original, initial, sequences, held_out, settings, replace(plan, deadline=deadline), job.run_folder)
     facts = {"tokens": outcome.tokens, "steps": outcome.steps, "sequences": list(sequences.shape), "settings": asdict(settings)}
@@ -102,18 +82,6 @@ def _open(job: Job) -> tuple[Checkpoint, Checkpoint, Tokenizer]:
     if original.config != initial.config or (known and found and known != found):
         raise InvalidRequestError(f"{job.start} was not made from {job.original}; quantize this one: edgellm quantize {job.original}")
     return original, initial, Tokenizer(original.tokenizer_json, original.config)
-
-
-def _teacher_text(
-    job: Job, original: Checkpoint, bos_id: int | None, count: int, precision: str, plan: distill.Plan, until: float | None, folder: Path
-) -> Ids:
-    teacher = model.teacher(original).to(plan.device)
-    name = snapshots.digest({"teacher": original, "precision": precision})
-    batch = min(TEXT_BATCH[plan.device], count)
-    return generated(
-        teacher, folder / name, count=count, length=job.length, batch=batch, seed=job.seed, bos_id=bos_id, precision=precision,
-        until=until, progress=job.progress,
-    )  # fmt: skip
 
 
 def _write(job: Job, result: Checkpoint, step: str, facts: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.unit.quantize.training import small  # noqa: E402
 
 RATES = Rates(weight=2e-2, scale=5e-3, norm=2e-3)
 SETTINGS = Settings(rates=RATES, steps=12, batch=4, micro_batch=2, precision="float32")
-PLAN = Plan(evaluate_every=5, save_every=4, progress=False)
+PLAN = Plan(evaluate_every=5, save_every=0, progress=False)
 
 
 def run(folder: Path, settings: Settings = SETTINGS, plan: Plan = PLAN, scheme: str = "ternary-g64") -> Outcome:
@@ -43,7 +44,7 @@ def test_the_divergence_falls(scheme: str, tmp_path: Path) -> None:
     losses = [line["loss"] for line in log(tmp_path) if "loss" in line]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
     assert (outcome.steps, outcome.tokens) == (30, 30 * 4 * 24)
-    assert sorted(path.name for path in tmp_path.glob("state-*")) == ["state-00000028.safetensors", "state-00000030.safetensors"]
+    assert sorted(path.name for path in tmp_path.glob("state-*")) == ["state-00000029.safetensors", "state-00000030.safetensors"]
 
 
 def test_the_loss_is_the_divergence_over_the_whole_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,19 +63,23 @@ def test_the_loss_is_the_divergence_over_the_whole_vocabulary(tmp_path: Path, mo
     assert [line["loss"] for line in log(tmp_path) if "loss" in line] == pytest.approx([expected], rel=1e-4)
 
 
-@pytest.mark.parametrize("at", [6, 11])
-def test_an_interrupted_run_ends_at_the_same_bits(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("at", "by"), [(6, "a signal"), (11, "a signal"), (6, "a kill")])
+def test_an_interrupted_run_ends_at_the_same_bits(at: int, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal ends it after the step; what kills it loses the steps since the last state."""
     whole = run(tmp_path / "whole")
     step = module._Run._train
 
     def interrupted(self: Any, batch: Any, planned: int) -> float:
-        if self.step == at:
+        if self.step == at and by == "a kill":
             raise KeyboardInterrupt
+        if self.step == at:
+            signal.raise_signal(signal.SIGTERM)
         return step(self, batch, planned)
 
     monkeypatch.setattr(module._Run, "_train", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "halved")
+        run(tmp_path / "halved", plan=replace(PLAN, save_every=3600))
+    assert len(list((tmp_path / "halved").glob("state-*"))) == (1 if by == "a kill" else 2)
     monkeypatch.setattr(module._Run, "_train", step)
     resumed = run(tmp_path / "halved")
     assert small.same_tensors(resumed.checkpoint.tensors, whole.checkpoint.tensors)
@@ -102,14 +107,23 @@ def test_minutes_are_used_and_kept(tmp_path: Path) -> None:
     assert log(tmp_path)[-2]["rate_factor"] < 0.05  # the schedule came to its end as the time did
 
 
+def test_minutes_count_over_all_calls_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deadline = time.monotonic() + 3
+    run(tmp_path, replace(SETTINGS, steps=None), replace(PLAN, deadline=deadline))
+    steps = len([line for line in log(tmp_path) if "loss" in line])
+    again = run(tmp_path, replace(SETTINGS, steps=None), replace(PLAN, deadline=time.monotonic() + 3))
+    assert again.steps <= steps + 2
+
+
 def test_how_long_has_to_be_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match="--steps or --minutes"):
         run(tmp_path, replace(SETTINGS, steps=None))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_the_state_before_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError, match="the loss of step 1 is nan; .* keeps the state before it"):
-        run(tmp_path, replace(SETTINGS, rates=Rates(1e-3, 1e-3, float("inf"))))
+@pytest.mark.parametrize(("save_every", "what"), [(3600, "the loss of step 1 is nan"), (0, "after step 1 a weight is not finite")])
+def test_a_run_that_diverges_stops_and_the_last_sound_state_is_kept(save_every: float, what: str, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match=f"{what}; .* keeps the last state before"):
+        run(tmp_path, replace(SETTINGS, rates=Rates(1e-3, 1e-3, float("inf"))), replace(PLAN, save_every=save_every))
     assert [path.name for path in tmp_path.glob("state-*")] == ["state-00000000.safetensors"]
 
 
@@ -132,7 +146,7 @@ def test_a_full_disk_leaves_the_last_state(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module._Run, "_save", full)
     with pytest.raises(FetchError, match=r"state-00000008.safetensors: cannot be written: the disk is full"):
         run(tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("*state-*")) == ["state-00000000.safetensors", "state-00000004.safetensors"]
+    assert sorted(path.name for path in tmp_path.glob("*state-*")) == ["state-00000006.safetensors", "state-00000007.safetensors"]
 
 
 def text(folder: Path, count: int = 6, **changes: Any) -> Any:

@@ -67,6 +67,11 @@ def test_distill_writes_a_model_that_runs_and_a_log(folder: Path) -> None:
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert all(line["tokens_per_second"] > 0 and line["gpu_memory_bytes"] is None for line in lines if "loss" in line)
     assert len(list((folder / "home" / "teacher-text").rglob("*.npy"))) == 4
+    first = (folder / "d.tmac2.bin").read_bytes()
+    assert call(f"{DISTILL} --steps 6").exit_code == 0  # from its last state and its data
+    assert (folder / "d.tmac2.bin").read_bytes() == first
+    (folder / "text.txt").write_text("another text " * 400, encoding="utf-8")
+    assert "is of a run with other settings" in call(f"{DISTILL} --steps 6").stderr
 
 
 @pytest.mark.parametrize(
