@@ -156,7 +156,8 @@ def main() -> None:
 def pull(name: str) -> None:
     """Fetch a model into the cache.
 
-    The cache is ~/.cache/edgellm, or EDGELLM_HOME. NAME is smollm2-135m, hf:OWNER/NAME on the Hugging Face hub, or a path.
+    The cache is ~/.cache/edgellm, or EDGELLM_HOME. NAME is smollm2-135m, gemma-3-270m, qwen2.5-coder-0.5b, hf:OWNER/NAME on the Hugging
+    Face hub, or a path.
 
     \b
     Example:
@@ -168,7 +169,7 @@ def pull(name: str) -> None:
     path = fetch.pull(name, progress=sys.stderr.isatty())
     click.echo(path)
     if not path.name.endswith(fetch.SUFFIX):
-        click.echo(f"next: edgellm convert {path if exists(Path(name)) else name}", err=True)
+        click.echo(f"next: {fetch.how_to_make(path if exists(Path(name)) else name)}", err=True)
 
 
 @main.command()

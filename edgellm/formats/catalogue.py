@@ -18,12 +18,16 @@ class Part:
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model's file, whose parts, one after the other, are all of it."""
+    """A model's file, whose parts, one after the other, are all of it.
+
+    scheme: what its matrices have to be rounded to, where it has some that a model file cannot keep as they are
+    """
 
     file: str
     parts: tuple[Part, ...]
     sha256: str
     license: str
+    scheme: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -59,6 +63,7 @@ CATALOGUE = {
         ),
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         license="Gemma Terms of Use",
+        scheme="int8",
     ),
     "qwen2.5-coder-0.5b": PublishedModel(
         file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
@@ -72,5 +77,6 @@ CATALOGUE = {
         ),
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         license="Apache-2.0",
+        scheme="int8",
     ),
 }

@@ -74,6 +74,12 @@ def pull(name: str, home: Path | None = None, progress: bool = True) -> Path:
     raise FetchError(f"there is no model {name!r}; possible: {', '.join(CATALOGUE)}, hf:OWNER/NAME, or the path of a model")
 
 
+def how_to_make(name: str | Path) -> str:
+    """The command that makes a model file of a source: losslessly, or rounded where the catalogue knows that it has to be."""
+    published = CATALOGUE.get(str(name))
+    return f"edgellm quantize {name} --scheme {published.scheme}" if published and published.scheme else f"edgellm convert {name}"
+
+
 def resolve_source(name: str | Path, home: Path | None = None) -> Path:
     """The model to convert: a path, or what was pulled, by its name. ModelFileError says how to get what is missing."""
     name = _given(name)
@@ -170,7 +176,7 @@ def _model_in(folder: Path) -> Path | None:
 
 def _how_to_convert(name: str, home: Path | None) -> str:
     """What to do about a model that is not converted, or not quantized as its label says."""
-    wanted = [(name, f"edgellm convert {name}")]
+    wanted = [(name, how_to_make(name))]
     if match := QUANTIZED_NAME.fullmatch(name):
         wanted.append((match[1], f"edgellm quantize {match[1]} --scheme SCHEME"))
     for source, command in wanted:
@@ -180,7 +186,7 @@ def _how_to_convert(name: str, home: Path | None) -> str:
         if _is_published(source):
             return f"run: edgellm pull {source} && {command}"
     known = next(iter(CATALOGUE))
-    return f"give a path, or run: edgellm pull {known} && edgellm convert {known}"
+    return f"give a path, or run: edgellm pull {known} && {how_to_make(known)}"
 
 
 def _name_of(path: Path, root: Path) -> str:

