@@ -50,6 +50,7 @@ MEASUREMENTS = (
     Measurement("scaling", benchmarks=False),
     Measurement("backends", extra="baselines", benchmarks=False),
     Measurement("soak"),
+    Measurement("models", benchmarks=False),
 )
 
 
@@ -146,8 +147,10 @@ def kernels(session: nox.Session, isa: str) -> None:
 
 @nox.session(venv_backend="none")
 def e2e(session: nox.Session) -> None:
-    """The real model, from file to text."""
+    """The real model, from file to text; `-- models` runs the larger ones of the catalogue against what their references said."""
     prepare(session, model=True)
+    if measured_by_name(session, E2E):
+        return
     session.run(*E2E.pytest, *session.posargs)
 
 
@@ -216,9 +219,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def parity(session: nox.Session) -> None:
-    """Live reference implementations against the golden files; `-- --write` makes those anew."""
+    """Live reference implementations against the golden files; `-- --write` makes those anew, `-- -m models` asks of the larger models."""
     session.install(*REFERENCES)
-    session.run("pytest", "-p", "no:xdist", "tests/parity", *session.posargs)
+    session.run("pytest", "-p", "no:xdist", "-m", "not models", "tests/parity", *session.posargs)
 
 
 @nox.session
