@@ -95,7 +95,7 @@ def test_perplexity_is_llama_cpps(name: str, golden: Any, report: Report) -> Non
     text = wikitext2_test()[: 16 * WINDOWS * WINDOW]
     ids = windows(engine.tokenizer.encode(text, special=False, add_special_tokens=False), theirs["bos"])
     assert hashlib.sha256(np.array(ids, "<i4").tobytes()).hexdigest() == theirs["ids_sha256"]
-    ours = perplexity(engine.logits, ids, window=WINDOW, windows=WINDOWS, progress=False)
+    ours = perplexity(engine.score, ids, window=WINDOW, windows=WINDOWS, progress=False)
     ppl = math.exp(math.fsum(theirs["llama_cpp_nll"]) / WINDOWS)
     delta = ours.ppl / ppl - 1
     report(
