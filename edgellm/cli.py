@@ -19,11 +19,10 @@ from click.core import ParameterSource
 
 import edgellm
 from edgellm import cli_train
+from edgellm.cli_quantize import sizes_text, totals_text
 from edgellm.errors import EdgeLLMError, EdgeLLMWarning, InvalidRequestError, ModelFileError
 
 if TYPE_CHECKING:
-    from edgellm.quantize.convert import ConversionReport
-    from edgellm.quantize.quantize import QuantizationReport
     from edgellm.runtime.engine import Engine
     from edgellm.runtime.generate import GeneratedToken, Generation
     from edgellm.runtime.sampling import SamplingParams
@@ -194,7 +193,7 @@ def convert(source: str, output: Path | None, scheme: str) -> None:
     path = fetch.resolve_source(source)
     report = run(path, output or fetch.default_destination(path), progress=sys.stderr.isatty())
     click.echo(report.destination)
-    click.echo(_sizes_text(report), err=True)
+    click.echo(sizes_text(report), err=True)
 
 
 @main.command()
@@ -226,37 +225,37 @@ def convert(source: str, output: Path | None, scheme: str) -> None:
     show_default=True,
     help="Activations are int8, with a scale per 32 of them or per token.",
 )
-@click.option("--method", type=click.Choice(["rtn"]), default="rtn", show_default=True, help="rtn: round to nearest.")
-def quantize(source: str, output: Path | None, scheme: str, group: str | None, head: str, activations: str, method: str) -> None:
-    """Round a model's weights to fewer bits.
+@click.option(
+    "--method",
+    type=click.Choice(["gptq", "rtn"]),
+    default="gptq",
+    show_default=True,
+    help="gptq: fitted to the inputs that calibration texts give each matrix. rtn: round to nearest, in seconds.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Of gptq: a text, maybe gzipped (.gz); again for more. Two domains are better than one.  [default: those in the folder that "
+    "EDGELLM_DATA names, else the topics of Python's help]",
+)
+def quantize(source: str, output: Path | None, **options: Any) -> None:
+    """Quantize a model's weights to fewer bits.
 
-    SRC is as for convert. Rounding to nearest makes a model that shows how fast so few bits run; below 4 bits, what it says is worth
-    little, and nothing here measures that. In the cache the model is called NAME.SCHEME-rtn, as --model takes it.
+    SRC is as for convert. With gptq, each layer is fitted to the inputs that the layers before it, as quantized, give it on the
+    calibration texts; embedding and head are rounded to nearest. When it is interrupted, the same command goes on where it was. Nothing
+    here measures the result's quality. In the cache the model is called NAME.SCHEME-METHOD, as --model takes it.
 
     \b
     Examples:
-      edgellm quantize smollm2-135m --scheme ternary --head int4
+      edgellm quantize smollm2-135m --scheme int4-min --calibration prose.txt --calibration code.txt.gz
+      edgellm quantize smollm2-135m --scheme ternary --head int4 --method rtn
       edgellm quantize model.gguf --scheme int4-min-g32 -o model.tmac2.bin
     """
-    from edgellm.formats import fetch
-    from edgellm.quantize.quantize import FAMILIES, Recipe
-    from edgellm.quantize.quantize import quantize as run
+    from edgellm import cli_quantize
 
-    if group and scheme not in FAMILIES:
-        raise InvalidRequestError(f"--scheme {scheme} says its grouping already, or is unknown (see --help); leave --group {group} out")
-    grouping = "" if group is None else f"-g{group}" if group.isdigit() else f"-{group}"
-    recipe = Recipe.named(scheme + grouping, head, f"int8-{activations}", method)
-    path = fetch.resolve_source(source)
-    report = run(path, output or fetch.default_destination(path, recipe.label), recipe, progress=sys.stderr.isatty())
-    click.echo(report.destination)
-    for form, part in report.schemes.items():
-        error = part.relative_squared_error
-        click.echo(
-            f"{_totals_text(form, part.tensors, part.weights, part.nbytes)} {part.bits_per_weight:6.2f} bits per weight"
-            + ("" if error is None else f", relative squared error {error:.3e}"),
-            err=True,
-        )
-    click.echo(f"{_sizes_text(report)}; by {recipe.method}, quality not measured", err=True)
+    cli_quantize.quantize(source, output, **options)
 
 
 main.add_command(cli_train.reconstruct)
@@ -653,7 +652,7 @@ def _description_text(description: dict[str, Any]) -> str:
         "",
         "schemes",
         *(
-            f"  {_totals_text(form, total['tensor_count'], total['weights'], total['bytes'])}"
+            f"  {totals_text(form, total['tensor_count'], total['weights'], total['bytes'])}"
             for form, total in description["schemes"].items()
         ),
         "",
@@ -664,15 +663,6 @@ def _description_text(description: dict[str, Any]) -> str:
         ),
     ]
     return "\n".join(lines)
-
-
-def _totals_text(form: str, tensors: int, weights: int, nbytes: int) -> str:
-    return f"{form:16} {tensors:4} tensors {weights / 1e6:9.1f} M weights {nbytes / 1e6:9.1f} MB"
-
-
-def _sizes_text(report: ConversionReport | QuantizationReport) -> str:
-    before, after = report.source_bytes / 1e6, report.destination_bytes / 1e6
-    return f"{before:.1f} MB -> {after:.1f} MB, {report.bits_per_weight:.2f} bits per weight"
 
 
 def _shown(value: Any) -> str:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+import edgellm
 from edgellm.errors import EdgeLLMError, InvalidRequestError
 from edgellm.formats.architecture import EMBEDDING, HEAD
-from edgellm.formats.checkpoint import ACTIVATIONS, Tensor
+from edgellm.formats.checkpoint import ACTIVATIONS, Checkpoint, Tensor
+from edgellm.formats.digest import sha256_of
 from edgellm.formats.matrix import F32, GROUPS, INT8, INTEGER_BITS, TRIT_PLANES, QuantizedMatrix, Scheme
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 from edgellm.quantize import rewrite
+from edgellm.quantize.calibrate import calibration_texts
+from edgellm.quantize.layerwise import Plan, quantize_layers
+from edgellm.quantize.partial import Finished, Partial, partial
 from edgellm.quantize.rtn import round_to_nearest
 
-METHODS = ("rtn",)
+METHODS = ("rtn", "gptq")
 KEEP = "keep"
 FAMILIES = (*TRIT_PLANES, *(name + suffix for name in INTEGER_BITS for suffix in ("", "-min") if name + suffix != "int8-min"))
 GROUPINGS = (*(f"g{group}" for group in GROUPS), "row", "tensor")
@@ -107,43 +113,105 @@ class _Errors:
         self.relative[str(matrix.scheme)] = float(f"{sums[0] / sums[1] if sums[1] else 0.0:.3e}")
 
 
-def quantize(source: Path, destination: Path, recipe: Recipe, progress: bool = True) -> QuantizationReport:
+def quantize(
+    source: Path, destination: Path, recipe: Recipe, progress: bool = True, calibration: Sequence[Path] = ()
+) -> QuantizationReport:
     """Write the model at `source`, as `convert` does, with its matrices rounded as the recipe says. Nothing measures the result's quality.
 
     A matrix that is in its scheme already stays as it is, bit for bit; others are rounded from their dequantised weights. Norms become
-    float32. The file's provenance says the method, the schemes and their errors.
+    float32. The file's provenance says the method, the schemes and their errors; with GPTQ also the calibration texts (`calibration`, or
+    what `calibrate.calibration_texts` finds) and each matrix's relative squared output error on them. GPTQ rounds the layers' matrices;
+    embedding and head are rounded to nearest. Interrupted, it keeps what it has in `destination`.partial, and goes on from there.
 
-    UnsupportedModelError: a weight that is not finite or too large. And what `convert` raises.
+    UnsupportedModelError: a weight that is not finite or too large. InvalidRequestError: another process writes `destination`; calibration
+    texts that are none. And what `convert` raises.
     """
     checkpoint = rewrite.open_source(source, destination)
-    tensors = LazyTensors.over(checkpoint.tensors)
-    targets = {name: _target(name, spec, recipe) for name, spec in tensors.specs.items()}
-    rounded = [name for name, spec in targets.items() if spec.scheme and spec.form != tensors.specs[name].form]
-    errors = _Errors(targets[name].form for name in rounded)
+    job = _Job(source, destination, recipe, checkpoint)
+    if recipe.method == "rtn":
+        if calibration:
+            raise InvalidRequestError("rounding to nearest looks at no calibration text; leave it out, or quantize by gptq")
+        return job.write(round_to_nearest, {"calibration": None}, progress)
+    texts = calibration_texts(calibration)
+    facts = {"calibration": [{"name": text.name, "sha256": text.sha256} for text in texts]}
+    schemes = {name: scheme for name in job.rounded if (scheme := job.targets[name].scheme)}
+    with partial(
+        destination, {"source": sha256_of(source), "schemes": {k: str(v) for k, v in schemes.items()}} | job.facts | facts
+    ) as kept:
+        quantize_layers(
+            checkpoint, Plan(schemes, texts, "int8-token" if recipe.activations == "int8-token" else "int8-g32"), kept, progress
+        )
+        done = _Done(kept)
+        return job.write(done.matrix, facts | {"output_error": done.output_errors(job.rounded)}, progress)
 
-    def recode(name: str, tensor: Tensor) -> Tensor:
-        if name not in rounded:
-            return tensor if isinstance(tensor, QuantizedMatrix) else tensor.astype(np.float32)
-        weights, scheme = _weights(tensor), targets[name].scheme
-        assert scheme is not None
-        matrix = round_to_nearest(name, weights, scheme)
-        errors.add(weights, matrix)
-        return matrix
 
-    step = f"{recipe.body} by {recipe.method}" + (f", head {recipe.head}" if recipe.head else "")
-    facts = {"method": recipe.method, "quality": "not measured", "relative_squared_error": errors.relative}
-    provenance = rewrite.provenance(checkpoint, source, step) | facts
-    quantized = replace(checkpoint, activations=recipe.activations, provenance=provenance)
-    rewrite.write(quantized, destination, targets, recode, progress)
-    return QuantizationReport(
-        source=source,
-        destination=destination,
-        recipe=recipe,
-        schemes={form: _report(form, targets, errors.relative.get(form)) for form in sorted({spec.form for spec in targets.values()})},
-        source_bytes=sum(spec.nbytes for spec in tensors.specs.values()),
-        destination_bytes=destination.stat().st_size,
-        bits_per_weight=rewrite.bits_per_weight(targets),
-    )
+class _Done:
+    """What `layerwise` left in a partial folder, by tensor."""
+
+    def __init__(self, kept: Partial) -> None:
+        self._kept = kept
+
+    def matrix(self, name: str, weights: F32, scheme: Scheme) -> QuantizedMatrix:
+        """The tensor's; a head of its own is rounded to nearest."""
+        found = self._find(name)
+        return round_to_nearest(name, weights, scheme) if found is None else found.matrix
+
+    def output_errors(self, names: Sequence[str]) -> dict[str, float]:
+        """Of the tensors that were fitted to inputs."""
+        found = {name: self._find(name) for name in names if name != EMBEDDING}
+        return {name: done.output_error for name, done in found.items() if done}
+
+    def _find(self, name: str) -> Finished | None:
+        step = "embedding" if name == EMBEDDING else name.replace("model.layers.", "layer-").split(".")[0]
+        return (self._kept.load(step) or {}).get(name)
+
+
+class _Job:
+    """One model on its way from `source` to `destination`. targets: what each tensor becomes; rounded: those that change their form."""
+
+    def __init__(self, source: Path, destination: Path, recipe: Recipe, checkpoint: Checkpoint) -> None:
+        self.source, self.destination, self.recipe, self.checkpoint = source, destination, recipe, checkpoint
+        self.specs = LazyTensors.over(checkpoint.tensors).specs
+        self.targets = {name: _target(name, spec, recipe) for name, spec in self.specs.items()}
+        self.rounded = [name for name, spec in self.targets.items() if spec.scheme and spec.form != self.specs[name].form]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the provenance says of the method."""
+        return {"method": self.recipe.method, "activations": self.recipe.activations, "tool": f"edgellm {edgellm.__version__}"}
+
+    def write(self, rounder: Callable[[str, F32, Scheme], QuantizedMatrix], facts: Mapping[str, Any], progress: bool) -> QuantizationReport:
+        """The file, with the matrices that `rounder` makes of a tensor's name, weights and scheme, and these facts in its provenance."""
+        errors = _Errors(self.targets[name].form for name in self.rounded)
+
+        def recode(name: str, tensor: Tensor) -> Tensor:
+            if name not in self.rounded:
+                return tensor if isinstance(tensor, QuantizedMatrix) else tensor.astype(np.float32)
+            weights, scheme = _weights(tensor), self.targets[name].scheme
+            assert scheme is not None
+            matrix = rounder(name, weights, scheme)
+            errors.add(weights, matrix)
+            return matrix
+
+        recipe = self.recipe
+        step = f"{recipe.body} by {recipe.method}" + (f", head {recipe.head}" if recipe.head else "")
+        quality = {"method": recipe.method, "quality": "not measured", "relative_squared_error": errors.relative}
+        provenance = rewrite.provenance(self.checkpoint, self.source, step) | quality | dict(facts)
+        quantized = replace(self.checkpoint, activations=recipe.activations, provenance=provenance)
+        rewrite.write(quantized, self.destination, self.targets, recode, progress)
+        return self._report(errors.relative)
+
+    def _report(self, errors: Mapping[str, float]) -> QuantizationReport:
+        forms = sorted({spec.form for spec in self.targets.values()})
+        return QuantizationReport(
+            source=self.source,
+            destination=self.destination,
+            recipe=self.recipe,
+            schemes={form: _report(form, self.targets, errors.get(form)) for form in forms},
+            source_bytes=sum(spec.nbytes for spec in self.specs.values()),
+            destination_bytes=self.destination.stat().st_size,
+            bits_per_weight=rewrite.bits_per_weight(self.targets),
+        )
 
 
 def _scheme(name: str, grouping: str) -> Scheme:

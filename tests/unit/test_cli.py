@@ -283,8 +283,10 @@ def test_quantize_says_what_it_made_and_what_is_not_known_of_it(monkeypatch: pyt
 
     seen: list[Any] = []
 
-    def fake_quantize(source: Path, destination: Path, recipe: module.Recipe, progress: bool) -> module.QuantizationReport:
-        seen.append((source, destination, recipe))
+    def fake_quantize(
+        source: Path, destination: Path, recipe: module.Recipe, progress: bool, calibration: tuple[Path, ...]
+    ) -> module.QuantizationReport:
+        seen.append((source, destination, recipe, calibration))
         parts = {"ternary-g64": module.SchemeReport(7, 8_000_000, 2_000_000, 0.1925), "float32": module.SchemeReport(2, 100, 400, None)}
         return module.QuantizationReport(source, destination, recipe, parts, 9_000_000, 2_100_000, 2.1)
 
@@ -293,18 +295,20 @@ def test_quantize_says_what_it_made_and_what_is_not_known_of_it(monkeypatch: pyt
     monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
     monkeypatch.setattr(module, "quantize", fake_quantize)
 
-    result = run("quantize", str(source), "--scheme", "ternary", "--head", "int4")
+    result = run("quantize", str(source), "--scheme", "ternary", "--head", "int4", "--method", "rtn")
     assert result.stdout == f"{tmp_path}/models/m.ternary-int4head-rtn.tmac2.bin\n"
     assert result.stderr == (
         "ternary-g64         7 tensors       8.0 M weights       2.0 MB   2.00 bits per weight, relative squared error 1.925e-01\n"
         "float32             2 tensors       0.0 M weights       0.0 MB  32.00 bits per weight\n"
         "9.0 MB -> 2.1 MB, 2.10 bits per weight; by rtn, quality not measured\n"
     )
-    options = ("--scheme", "int4-min", "--group", "row", "--activations", "token", "-o", "x.bin")
-    assert run("quantize", str(source), *options).stdout == "x.bin\n"
+    (tmp_path / "t.txt").write_text("text")
+    options = ("--scheme", "int4-min", "--group", "row", "--activations", "token", "--calibration", f"{tmp_path}/t.txt", "-o", "x.bin")
+    fitted = run("quantize", str(source), *options)
+    assert (fitted.stdout, fitted.stderr.splitlines()[0]) == ("x.bin\n", "calibration texts: t.txt")
     assert seen == [
-        (source, fetch.default_destination(source, "ternary-int4head-rtn"), module.Recipe.named("ternary-g64", "int4-g32")),
-        (source, Path("x.bin"), module.Recipe.named("int4-min-row", "keep", "int8-token")),
+        (source, fetch.default_destination(source, "ternary-int4head-rtn"), module.Recipe.named("ternary-g64", "int4-g32"), ()),
+        (source, Path("x.bin"), module.Recipe.named("int4-min-row", "keep", "int8-token", "gptq"), (tmp_path / "t.txt",)),
     ]
 
 

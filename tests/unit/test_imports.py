@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"errors", "formats"},
     "model": {"errors", "formats", "ops"},
     "text": {"errors"},
-    "quantize": {"edgellm", "errors", "formats", "model", "text"},
+    "quantize": {"edgellm", "errors", "formats", "model", "ops", "runtime", "text"},
     "runtime": {"errors", "formats", "model", "ops", "text"},
     "edgellm": {"runtime"},
     "measure": {"edgellm", "errors", "formats", "model", "ops", "runtime", "text"},
@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "cli_energy",
         "cli_eval",
         "cli_train",
+        "cli_quantize",
         "edgellm",
         "errors",
         "evaluate",
@@ -43,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli_energy": {"errors", "measure"},
     "cli_eval": {"edgellm", "errors", "evaluate", "formats", "measure"},
     "cli_train": {"errors", "formats", "quantize"},
+    "cli_quantize": {"errors", "formats", "quantize"},
 }
 """Room -> the rooms that it may import, besides itself. A room is a folder or a file of the package; `edgellm` is its __init__."""
 

@@ -78,7 +78,7 @@ def test_names_of_recipes(scheme: str, head: str, body: str, of_head: str | None
         (("",), "scheme '' is unknown"),
         (("ternary", "int5"), "scheme 'int5' is unknown"),
         (("ternary", "keep", "f32"), "activations 'f32' is unknown; possible: int8-g32, int8-token"),
-        (("ternary", "keep", "int8-g32", "gptq"), "method 'gptq' is unknown; possible: rtn"),
+        (("ternary", "keep", "int8-g32", "awq"), "method 'awq' is unknown; possible: rtn, gptq"),
     ],
 )
 def test_what_has_no_recipe_is_refused(arguments: tuple[str, ...], message: str) -> None:
