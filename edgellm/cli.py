@@ -240,6 +240,15 @@ def convert(source: str, output: Path | None, scheme: str) -> None:
     help="Of gptq: a text, maybe gzipped (.gz); again for more. Two domains are better than one.  [default: those in the folder that "
     "EDGELLM_DATA names, else the topics of Python's help]",
 )
+@click.option(
+    "--mixed",
+    type=click.Path(path_type=Path),
+    metavar="PLAN",
+    help="A scheme for each tensor: a plan, or what `edgellm sensitivity` wrote with one of the next three. SCHEME is for the others.",
+)
+@click.option("--target-bits", type=float, metavar="BITS", help="Of --mixed: so many bits per weight of the matrices it has costs for.")
+@click.option("--target-mb", type=float, metavar="MB", help="Of --mixed: so many megabytes (1e6) of all tensors together.")
+@click.option("--max-ppl-delta", metavar="PERCENT", help="Of --mixed: at most so much more perplexity (5%), as the costs estimate it.")
 def quantize(source: str, output: Path | None, **options: Any) -> None:
     """Quantize a model's weights to fewer bits.
 
@@ -260,6 +269,27 @@ def quantize(source: str, output: Path | None, **options: Any) -> None:
 
 main.add_command(cli_train.reconstruct)
 main.add_command(cli_train.distill)
+
+
+@main.command()
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The JSON file to write.")
+@click.option("--calibration", type=click.Path(path_type=Path), multiple=True, metavar="FILE", help="As of quantize.")
+def sensitivity(source: str, output: Path, calibration: tuple[Path, ...]) -> None:
+    """Measure what each matrix of a model costs in each scheme.
+
+    In nats of what the model predicts: measured for each kind of matrix (q_proj, down_proj, ..), and shared out among layers and schemes by
+    the error of what they put out. `edgellm quantize --mixed FILE` chooses schemes by it. SRC is as for convert; embedding and head are
+    left out.
+
+    \b
+    Examples:
+      edgellm sensitivity smollm2-135m -o costs.json
+      edgellm quantize smollm2-135m --scheme int4-min --mixed costs.json --target-mb 70
+    """
+    from edgellm import cli_quantize
+
+    cli_quantize.sensitivity(source, output, calibration)
 
 
 @main.command()

@@ -1,19 +1,23 @@
-"""What `edgellm quantize` does and prints."""
+"""What `edgellm quantize` and `edgellm sensitivity` do and print."""
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgellm.errors import InvalidRequestError
 
 if TYPE_CHECKING:
+    from edgellm.formats.matrix import Scheme
     from edgellm.quantize.convert import ConversionReport
-    from edgellm.quantize.quantize import QuantizationReport
+    from edgellm.quantize.quantize import QuantizationReport, Recipe
 
 
 def quantize(
@@ -26,6 +30,8 @@ def quantize(
     activations: str,
     method: str,
     calibration: Sequence[Path],
+    mixed: Path | None,
+    **targets: Any,
 ) -> None:
     """Write the model, say what became of its tensors, and on which texts."""
     from edgellm.formats import fetch
@@ -38,12 +44,76 @@ def quantize(
     grouping = "" if group is None else f"-g{group}" if group.isdigit() else f"-{group}"
     recipe = Recipe.named(scheme + grouping, head, f"int8-{activations}", method)
     path = fetch.resolve_source(source)
+    if mixed is None and any(target is not None for target in targets.values()):
+        raise InvalidRequestError("--target-bits, --target-mb and --max-ppl-delta choose among the costs of --mixed FILE; give that, too")
+    if mixed is not None:
+        recipe = replace(recipe, tensors=_mixed(path, mixed, recipe, **targets))
     if method == "gptq":
         click.echo(f"calibration texts: {', '.join(text.name for text in calibration_texts(calibration))}", err=True)
     destination = output or fetch.default_destination(path, recipe.label)
     report = run(path, destination, recipe, progress=sys.stderr.isatty(), calibration=calibration)
     click.echo(report.destination)
     click.echo("\n".join(_lines(report)), err=True)
+
+
+def sensitivity(source: str, output: Path, calibration: Sequence[Path]) -> None:
+    """Write what each matrix costs."""
+    from edgellm.formats import fetch
+    from edgellm.formats.atomic import replacing
+    from edgellm.quantize.calibrate import calibration_texts
+    from edgellm.quantize.sensitivity import sensitivity as run
+
+    texts = calibration_texts(calibration)
+    click.echo(f"calibration texts: {', '.join(text.name for text in texts)}", err=True)
+    costs = run(fetch.resolve_source(source), texts, progress=sys.stderr.isatty())
+    with replacing(output) as file:
+        file.write(json.dumps(costs, indent=1).encode())
+    for kind, nats in costs["measured"]["kl_of_kinds"].items():
+        click.echo(f"{kind:12} {nats:.4f} nats, all layers in {costs['measured']['scheme']}", err=True)
+    click.echo(output)
+
+
+def _mixed(
+    source: Path, path: Path, recipe: Recipe, *, target_bits: float | None, target_mb: float | None, max_ppl_delta: str | None
+) -> dict[str, Scheme]:
+    """The scheme of each tensor: as the plan says, or chosen by the one target that is given."""
+    from edgellm.formats import open_checkpoint
+    from edgellm.formats.matrix import Scheme
+    from edgellm.formats.tensors import LazyTensors
+    from edgellm.quantize import allocation
+    from edgellm.quantize.quantize import target_of
+
+    plan = allocation.read(path)
+    given = [target for target in (target_bits, target_mb, max_ppl_delta) if target is not None]
+    schemes = {name: value for name, value in plan.items() if isinstance(value, Scheme)}
+    costs = {name: value for name, value in plan.items() if not isinstance(value, Scheme)}
+    if len(given) != (1 if costs else 0):
+        raise InvalidRequestError(
+            f"{path} holds costs: give one of --target-bits, --target-mb and --max-ppl-delta"
+            if costs
+            else f"{path} says every scheme already; leave --target-bits, --target-mb and --max-ppl-delta out"
+        )
+    if not costs:
+        return schemes
+    if max_ppl_delta is not None:
+        return allocation.within_nats(costs, math.log1p(_fraction(max_ppl_delta)))
+    specs = LazyTensors.over(open_checkpoint(source).tensors).specs
+    if target_bits is not None:
+        return allocation.within_bytes(costs, target_bits / 8 * sum(spec.weights for name, spec in specs.items() if name in costs))
+    assert target_mb is not None
+    others = sum(target_of(name, spec, recipe).nbytes for name, spec in specs.items() if name not in costs)
+    return allocation.within_bytes(costs, target_mb * 1e6 - others)
+
+
+def _fraction(percent: str) -> float:
+    """0.05 of "5%" or "5"."""
+    try:
+        value = float(percent.removesuffix("%")) / 100
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise InvalidRequestError(f"--max-ppl-delta {percent} is no percentage above 0, such as 5%")
+    return value
 
 
 def _lines(report: QuantizationReport) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,14 @@ class Recipe:
     """How a model is to be quantized.
 
     body: of all matrices but embedding and head. head: of these; None keeps them where they are quantized, and makes int8-g32 of them where
-    they are not. activations: one of `formats.checkpoint.ACTIVATIONS`. method: one of METHODS.
+    they are not. activations: one of `formats.checkpoint.ACTIVATIONS`. method: one of METHODS. tensors: schemes of single tensors, instead.
     """
 
     body: Scheme
     head: Scheme | None = None
     activations: str = ACTIVATIONS[0]
     method: str = METHODS[0]
+    tensors: Mapping[str, Scheme] = field(default_factory=dict)
 
     @classmethod
     def named(cls, scheme: str, head: str = KEEP, activations: str = ACTIVATIONS[0], method: str = METHODS[0]) -> Recipe:
@@ -58,7 +59,7 @@ class Recipe:
     @property
     def label(self) -> str:
         """A short name: "ternary-int4head-rtn". What was not said is not in it, the method always is."""
-        parts = [_short(self.body, BODY_GROUPING)]
+        parts = ["mixed" if self.tensors else _short(self.body, BODY_GROUPING)]
         if self.head is not None:
             parts.append(f"{_short(self.head, FINE_GROUPING)}head")
         if self.activations != ACTIVATIONS[0]:
@@ -172,7 +173,9 @@ class _Job:
     def __init__(self, source: Path, destination: Path, recipe: Recipe, checkpoint: Checkpoint) -> None:
         self.source, self.destination, self.recipe, self.checkpoint = source, destination, recipe, checkpoint
         self.specs = LazyTensors.over(checkpoint.tensors).specs
-        self.targets = {name: _target(name, spec, recipe) for name, spec in self.specs.items()}
+        if unknown := [name for name in recipe.tensors if name not in self.specs or len(self.specs[name].shape) != 2]:
+            raise InvalidRequestError(f"the plan has a scheme for {unknown[0]}, which is no matrix of {source}")
+        self.targets = {name: target_of(name, spec, recipe) for name, spec in self.specs.items()}
         self.rounded = [name for name, spec in self.targets.items() if spec.scheme and spec.form != self.specs[name].form]
 
     @property
@@ -194,7 +197,7 @@ class _Job:
             return matrix
 
         recipe = self.recipe
-        step = f"{recipe.body} by {recipe.method}" + (f", head {recipe.head}" if recipe.head else "")
+        step = f"{'mixed' if recipe.tensors else recipe.body} by {recipe.method}" + (f", head {recipe.head}" if recipe.head else "")
         quality = {"method": recipe.method, "quality": "not measured", "relative_squared_error": errors.relative}
         provenance = rewrite.provenance(self.checkpoint, self.source, step) | quality | dict(facts)
         quantized = replace(self.checkpoint, activations=recipe.activations, provenance=provenance)
@@ -231,12 +234,12 @@ def _short(scheme: Scheme, grouping: str) -> str:
     return name if _scheme(name, grouping) == scheme else str(scheme)
 
 
-def _target(name: str, spec: TensorSpec, recipe: Recipe) -> TensorSpec:
+def target_of(name: str, spec: TensorSpec, recipe: Recipe) -> TensorSpec:
     """What a tensor becomes."""
     if len(spec.shape) == 1:
         return TensorSpec(spec.shape, "float32", spec.source_type)
     scheme = (recipe.head or spec.scheme or INT8) if name in (EMBEDDING, HEAD) else recipe.body
-    return TensorSpec(spec.shape, str(scheme), spec.source_type)
+    return TensorSpec(spec.shape, str(recipe.tensors.get(name, scheme)), spec.source_type)
 
 
 def _weights(tensor: Tensor) -> F32:

@@ -21,7 +21,7 @@ from edgellm.runtime.sampling import SamplingParams
 from tests.unit.conftest import END, ScriptedEngine
 
 Scripted = Callable[..., ScriptedEngine]
-COMMANDS = ("pull", "convert", "quantize", "inspect", "generate", "chat", "bench", "tune", "eval", "report", "energy")
+COMMANDS = ("pull", "convert", "quantize", "sensitivity", "inspect", "generate", "chat", "bench", "tune", "eval", "report", "energy")
 
 
 def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
