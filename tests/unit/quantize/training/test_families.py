@@ -1,0 +1,43 @@
+"""Every architecture can be trained: the model in torch is transformers', and what was trained is what the engine runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch: pip install 'edgellm[train]'")
+pytest.importorskip("transformers", reason="training needs transformers: pip install 'edgellm[train]'")
+
+import edgellm  # noqa: E402
+from edgellm.formats.tmac2 import write_tmac2  # noqa: E402
+from edgellm.quantize.training import model as models  # noqa: E402
+from edgellm.quantize.training.reconstruct import Settings, reconstruct  # noqa: E402
+from tests import tiny  # noqa: E402
+from tests.unit.quantize.training import small  # noqa: E402
+
+GOLDEN = Path(__file__).parents[3] / "golden" / "families.npz"
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_the_teacher_gives_the_recorded_logits(name: str) -> None:
+    with torch.no_grad():
+        found = models.teacher(tiny.checkpoint(name))(torch.tensor([tiny.tokens()]), use_cache=False).logits[0, tiny.RECORDED].numpy()
+    np.testing.assert_allclose(found, np.load(GOLDEN)[name], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_a_trained_model_runs_as_in_torch(name: str, tmp_path: Path, tokenizer_json: str) -> None:
+    original = tiny.checkpoint(name, tokenizer_json)
+    initial = small.rounded(original, "int4-min-g32", original.activations)
+    assert small.same_tensors(models.trained(models.student(original, initial), initial).tensors, initial.tensors)
+    windows = np.array([tiny.tokens(), tiny.tokens()[::-1]])
+    result, reports = reconstruct(original, initial, windows, Settings(precision="float32"), tmp_path / "run", progress=False)
+    assert all(report.after < report.before for report in reports)
+    path = tmp_path / "m.tmac2.bin"
+    write_tmac2(path, result)
+    with torch.no_grad():
+        theirs = models.student(original, result)(torch.tensor([tiny.tokens()]), use_cache=False).logits[0].numpy()
+    ours = edgellm.load(path, kv_dtype="f32", context=tiny.CONTEXTS.get(name)).logits(tiny.tokens())
+    assert np.abs(ours - theirs).mean() < 2e-3 * np.abs(theirs).max()
