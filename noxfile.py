@@ -51,6 +51,7 @@ MEASUREMENTS = (
     Measurement("backends", extra="baselines", benchmarks=False),
     Measurement("soak"),
     Measurement("models", benchmarks=False),
+    Measurement("trust", benchmarks=False),
 )
 
 
@@ -197,8 +198,8 @@ def perf_gate(session: nox.Session) -> None:
 def quality(session: nox.Session) -> None:
     """What the model says: perplexity and divergence on the texts in EDGELLM_DATA, and their budgets.
 
-    By name, instead: `-- peers` asks llama.cpp as well, `-- schemes` puts every scheme side by side, for about 40 minutes; it goes on
-    where it was stopped, and takes the options of scripts/quality_schemes.py.
+    By name, instead: `-- peers` asks llama.cpp as well, `-- trust` compares requests with lm-eval's own model, `-- schemes` puts every
+    scheme side by side, for about 40 minutes; it goes on where it was stopped, and takes the options of scripts/quality_schemes.py.
     """
     prepare(session, model=True)
     if measured_by_name(session, QUALITY):

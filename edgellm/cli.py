@@ -505,6 +505,13 @@ def tune(name: str | None, model: str | None, threads: list[int], rounds: int, a
 @click.option("--threads", type=int, help="Threads to compute with.  [default: one per physical core]")
 @click.option("--context", type=int, help="Tokens that a text may have; of a longer one the beginning is left out.  [default: up to 8192]")
 @click.option("--bos/--no-bos", default=None, help="Begin texts with the BOS token, or don't.  [default: as the model's tokenizer has it]")
+@click.option(
+    "--activations",
+    type=click.Choice(["int8", "float32"]),
+    default="int8",
+    show_default=True,
+    help="float32 leaves activations as they are, to see what the kernels' int8 costs: slowly, and with 4 bytes for each weight.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end, the values of every item included.")
 def evaluate(model: str, tasks: str, limit: int | None, against: str | None, as_json: bool, **options: Any) -> None:
     """Measure what a model knows and how well it predicts.

@@ -20,6 +20,8 @@ from edgellm.evaluate.task_score import TaskScore
 from edgellm.formats import fetch
 from edgellm.formats.digest import sha256_of
 from edgellm.measure.fingerprint import fingerprint
+from edgellm.runtime.dense_engine import DenseEngine
+from edgellm.runtime.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Request:
     threads: int | None
     context: int | None
     bos: bool | None
+    activations: str
     progress: bool
 
 
@@ -72,7 +75,7 @@ def evaluate(model: str, request: Request, quiet: bool) -> Evaluated:
 
 
 def _scores(path: Path, sha256: str, request: Request) -> Iterator[TaskScore]:
-    engine = edgellm.load(path, threads=request.threads, context=request.context)
+    engine = _load(path, request)
     if not request.tasks:
         yield from (texts.run(engine, name, request.limit, request.progress) for name in texts.at_hand())
         return
@@ -84,12 +87,19 @@ def _scores(path: Path, sha256: str, request: Request) -> Iterator[TaskScore]:
     settings = {
         "context": engine.context,
         "bos": request.bos,
+        "activations": request.activations,
         "edgellm": edgellm.__version__,
         "csrc_hash": (fingerprint()["build"] or {}).get("csrc_hash"),
     }
     for task in request.tasks:
         with Answers(Cache().folder, Key(sha256, Path(task).stem, suite.PROMPTS, settings)) as answers:
             yield suite.run(lm, task, request.limit, answers)
+
+
+def _load(path: Path, request: Request) -> Engine:
+    if request.activations == "float32":
+        return DenseEngine(path, threads=request.threads, context=request.context)
+    return edgellm.load(path, threads=request.threads, context=request.context)
 
 
 def as_json(evaluated: Sequence[Evaluated]) -> str:

@@ -21,20 +21,24 @@ def at_hand() -> Sequence[str]:
 
 
 def run(engine: Engine, name: str, windows: int | None = None, progress: bool = True) -> TaskScore:
-    """The perplexity of the first windows (default WINDOWS) of a text, and where the model has a BOS token also with one before each; each
-    window of WINDOW tokens is an item. Errors as `data.text` and `perplexity`.
+    """The perplexity of the first windows (default WINDOWS) of a text, and where the model has a BOS token also with one before each. A
+    window is an item: of WINDOW tokens, or as many as the context holds. Errors as `data.text` and `perplexity`.
     """
     text, bos_id = data.text(name), engine.tokenizer.bos_id
     ids = engine.tokenizer.encode(text, special=False, add_special_tokens=False)
     starts = {"perplexity": None} | ({} if bos_id is None else {"perplexity_bos": bos_id})
     count = WINDOWS if windows is None else windows
-    scored = {metric: perplexity(engine.score, ids, windows=count, bos_id=start, progress=progress) for metric, start in starts.items()}
+    window = min(WINDOW, engine.context)
+    scored = {
+        metric: perplexity(engine.score, ids, window=window, windows=count, bos_id=start, progress=progress)
+        for metric, start in starts.items()
+    }
     return TaskScore(
         task=name,
         version=VERSION,
-        data={"text": name, "sha256": hashlib.sha256(text.encode()).hexdigest()},
+        data={"text": name, "sha256": hashlib.sha256(text.encode()).hexdigest(), "window_tokens": str(window)},
         examples_shown=0,
-        of_items=len(ids) // WINDOW,
+        of_items=len(ids) // window,
         items=tuple(range(count)),
         metrics={metric: _metric(found) for metric, found in scored.items()},
     )

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli_chat": {"errors", "runtime", "text"},
     "cli_energy": {"errors", "measure"},
-    "cli_eval": {"edgellm", "errors", "evaluate", "formats", "measure"},
+    "cli_eval": {"edgellm", "errors", "evaluate", "formats", "measure", "runtime"},
     "cli_train": {"errors", "formats", "quantize"},
     "cli_quantize": {"errors", "formats", "quantize"},
 }
