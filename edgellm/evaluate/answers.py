@@ -112,7 +112,6 @@ class Resumed(LM):  # type: ignore[misc]
         super().__init__()
         self._lm = lm
         self._answers = answers
-        lm.set_cache_hook(answers)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """As the model's own."""
@@ -129,5 +128,14 @@ class Resumed(LM):  # type: ignore[misc]
     def _answered(self, kind: str, requests: list[Instance]) -> list[Any]:
         answers = [self._answers.get(kind, request.args) for request in requests]
         missing = [request for request, answer in zip(requests, answers, strict=True) if answer is None]
-        new = iter(getattr(self._lm, kind)(missing) if missing else ())
+        new = iter(self._ask(kind, missing) if missing else ())
         return [next(new) if answer is None else answer for answer in answers]
+
+    def _ask(self, kind: str, requests: list[Instance]) -> list[Any]:
+        before = self._lm.cache_hook
+        self._lm.set_cache_hook(self._answers)
+        try:
+            answers: list[Any] = getattr(self._lm, kind)(requests)
+        finally:  # the file closes sooner than the model is done with
+            self._lm.set_cache_hook(before)
+        return answers

@@ -21,8 +21,8 @@ def _mean(values: F64) -> F64:
 
 
 def _nats_per_unit(values: F64) -> F64:
-    """Of pairs that lie one after the other: a loglikelihood, and how many words or bytes it is of."""
-    return np.asarray(-values[..., 0::2].sum(axis=-1) / values[..., 1::2].sum(axis=-1))
+    """Of pairs that lie one after the other: -log p, and of how many words or bytes."""
+    return np.asarray(values[..., 0::2].sum(axis=-1) / values[..., 1::2].sum(axis=-1))
 
 
 STATISTICS: Mapping[str, Statistic | None] = {
@@ -65,5 +65,5 @@ def _interval(name: str, ours: tuple[object, ...], theirs: tuple[object, ...]) -
     statistic = STATISTICS.get(name, _mean)
     if statistic is None:
         return Interval(None, None)
-    items = [list(np.asarray(values, np.float64).reshape(len(values), -1)) for values in (ours, theirs)]
+    items = [list(np.abs(np.asarray(values, np.float64)).reshape(len(values), -1)) for values in (ours, theirs)]  # log p -> -log p
     return bootstrap_interval(lambda a, b: statistic(a) - statistic(b), *items)

@@ -93,15 +93,8 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def write(self, _: bytes) -> int:
-            raise OSError(28, "No space left on device")
-
-        def close(self) -> None:
-            pass
-
-    with Answers(tmp_path, KEY) as answers:
-        monkeypatch.setattr(answers, "_file", Full())
+    with Answers(tmp_path, KEY) as answers, Path("/dev/full").open("wb", buffering=0) as full, monkeypatch.context() as patch:
+        patch.setattr(answers, "_file", full)
         with pytest.raises(FetchError, match="the disk is full; free some space, or move the cache with EDGELLM_HOME"):
             answers.add_partial("loglikelihood", ("a", "b"), (0.0, True))
 
