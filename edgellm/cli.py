@@ -516,9 +516,9 @@ def tune(name: str | None, model: str | None, threads: list[int], rounds: int, a
 def evaluate(model: str, tasks: str, limit: int | None, against: str | None, as_json: bool, **options: Any) -> None:
     """Measure what a model knows and how well it predicts.
 
-    Without --tasks it is the perplexity of texts at hand: Python's language reference, and WikiText-2 where EDGELLM_DATA names a folder
-    that holds it. Tasks are asked by lm-eval (pip install 'edgellm[eval]') and need their records: in the folder EDGELLM_DATA, or else
-    from the Hugging Face hub. X and Y are models as --model of the other commands takes them.
+    Without --tasks it is the perplexity of texts at hand: what every Python carries of its language reference, and the texts of the
+    folder that EDGELLM_DATA names, where it does. Tasks are asked by lm-eval (pip install 'edgellm[eval]') and need their records: in that
+    folder, or else from the Hugging Face hub. X and Y are models as --model of the other commands takes them.
 
     \b
       multiple choice (acc, acc_norm): hellaswag arc_easy arc_challenge piqa winogrande openbookqa mmlu

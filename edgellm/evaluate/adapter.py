@@ -53,7 +53,8 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     max_length: tokens that a text may have, default as many as the engine's context; of a longer one the beginning is left out
     add_bos:    whether a text begins with the BOS token; default, as the model's tokenizer has it
     progress:   whether bars are shown
-    batch_size, max_batch_size, device: what lm-eval hands to every model; EvaluationError unless 1 (or "auto") and "cpu"
+    batch_size, max_batch_size: EvaluationError for others than 1 (or "auto")
+    device:     means nothing; lm-eval's command line hands "cuda:0" to every model unless told otherwise
     """
 
     def __init__(
@@ -66,13 +67,11 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         progress: bool = True,
         batch_size: int | str = 1,
         max_batch_size: int = 1,
-        device: str = "cpu",
+        device: str | None = None,  # noqa: ARG002  lm-eval's signature
     ) -> None:
         super().__init__()
         if str(batch_size) not in ("1", "auto") or max_batch_size != 1:
             raise EvaluationError(f"batch_size is {batch_size}; the engine runs one text at a time, on all of its threads: leave it at 1")
-        if device != "cpu":
-            raise EvaluationError(f"device is {device!r}; the engine runs on the cpu")
         self.engine = edgellm.load(pretrained, threads=threads, context=max_length) if isinstance(pretrained, str | Path) else pretrained
         self.max_length = self.engine.context if max_length is None else max_length
         if not 2 <= self.max_length <= self.engine.context:

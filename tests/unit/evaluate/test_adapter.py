@@ -166,7 +166,6 @@ def test_nan_names_the_request(engine: Engine, lm: EdgeLM, monkeypatch: pytest.M
     [
         ({"batch_size": 8}, "batch_size is 8; the engine runs one text at a time"),
         ({"max_batch_size": 2}, "one text at a time"),
-        ({"device": "cuda"}, "the engine runs on the cpu"),
         ({"max_length": 1}, "max_length is 1; possible: from 2 to"),
         ({"max_length": 49}, "engine's context of 48 tokens"),
     ],
@@ -184,5 +183,7 @@ def test_conversations_go_through_the_models_template(scripted: Callable[..., Sc
 
 
 def test_lm_eval_knows_the_model_by_name(synthetic_model: Path) -> None:
-    lm = get_model("edgellm").create_from_arg_string(f"pretrained={synthetic_model},threads=1,max_length=32", {"batch_size": 1})
+    lm = get_model("edgellm").create_from_arg_string(
+        f"pretrained={synthetic_model},threads=1,max_length=32", {"batch_size": 1, "device": "cuda:0"}
+    )
     assert (type(lm), lm.engine.threads, lm.max_length) == (EdgeLM, 1, 32)

@@ -55,7 +55,7 @@ def test_without_tasks_a_text_that_every_python_has(activations: str, synthetic_
     monkeypatch.setattr("edgellm.evaluate.data.text", lambda _: "hi you " * 400)
     result = run(synthetic_model, "--limit", "1", "--activations", activations)
     assert result.exit_code == 0, result.output
-    assert "pydoc_topics: 1 of " in result.stdout
+    assert "smoke: 1 of " in result.stdout
 
 
 @pytest.mark.parametrize(
