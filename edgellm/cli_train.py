@@ -20,7 +20,9 @@ def training_options(length: int, learning_rate: float) -> Callable[[Command], C
         click.argument("source", metavar="SRC"),
         click.option("--from", "start", required=True, metavar="X", help="SRC in fewer bits, by `edgellm quantize`: where to start."),
         click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write, Y.tmac2.bin."),
-        click.option("--calibration", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="Text to train on, maybe .gz."),
+        click.option(
+            "--calibration", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A text to train on, maybe .gz."
+        ),
         click.option("--length", type=click.IntRange(8), default=length, show_default=True, help="Tokens of a window of text."),
         click.option(
             "--learning-rate",
@@ -58,7 +60,7 @@ def reconstruct(windows: int, epochs: int, learning_rate: float, precision: str 
 
     \b
     Example:
-      edgellm quantize smollm2-135m --scheme ternary -o start.tmac2.bin
+      edgellm quantize smollm2-135m --scheme ternary --method gptq -o start.tmac2.bin
       edgellm reconstruct smollm2-135m --from start.tmac2.bin --calibration texts.txt -o ternary.tmac2.bin
     """
     from edgellm.quantize.training import require_packages

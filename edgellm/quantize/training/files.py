@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from edgellm.formats import open_checkpoint
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.tmac2 import write_tmac2
 from edgellm.quantize import rewrite
+from edgellm.quantize.calibrate import CalibrationText, calibration_texts, read_text
 from edgellm.quantize.training import distill, reconstruct
 from edgellm.quantize.training.dataset import Request, dataset
-from edgellm.quantize.training.tokens import encode_files, windows
+from edgellm.quantize.training.tokens import encode, windows
 from edgellm.text.tokenizer import Tokenizer
 
 TEXT_SHARE = 0.25
@@ -42,15 +44,17 @@ class Job:
 
 
 def reconstruct_file(job: Job, count: int, settings: reconstruct.Settings) -> list[reconstruct.LayerReport]:
-    """Train layer by layer on `count` windows of the calibration files and write the result. Errors as `reconstruct`."""
+    """Train layer by layer on `count` windows of the calibration texts, by default `calibration_texts()`, and write the result.
+
+    Errors as `reconstruct` and `calibration_texts`.
+    """
     original, initial, tokenizer = _open(job)
-    if not job.calibration:
-        raise InvalidRequestError("reconstruction needs text: --calibration FILE")
-    texts = encode_files(tokenizer, job.calibration)
-    drawn = windows(texts, count, job.length, job.seed, tokenizer.bos_id, int(original.config["vocab_size"]))
+    texts = calibration_texts(job.calibration)
+    drawn = windows(encode(tokenizer, texts), count, job.length, job.seed, tokenizer.bos_id, int(original.config["vocab_size"]))
     result, reports = reconstruct.reconstruct(original, initial, drawn, settings, job.run_folder, progress=job.progress)
     layers = [{"before": round(report.before, 4), "after": round(report.after, 4)} for report in reports]
-    _write(job, result, "reconstructed", {"windows": list(drawn.shape), "settings": asdict(settings), "layers": layers})
+    facts = {"windows": list(drawn.shape), "settings": asdict(settings), "layers": layers}
+    _write(job, result, "reconstructed", texts, facts)
     return reports
 
 
@@ -64,14 +68,16 @@ def distill_file(
     """
     start = time.monotonic()
     original, initial, tokenizer = _open(job)
-    texts = encode_files(tokenizer, job.calibration)
+    texts = [read_text(path) for path in job.calibration]
     request = Request(job.length, generated_tokens, tokenizer.bos_id, job.seed, settings.precision)
     until = None if minutes is None else start + 60 * minutes * TEXT_SHARE
-    sequences, held_out = dataset(original, texts, request, job.run_folder, text_folder, plan.device, until, job.progress)
+    sequences, held_out = dataset(
+        original, encode(tokenizer, texts), request, job.run_folder, text_folder, plan.device, until, job.progress
+    )
     deadline = None if minutes is None else start + 60 * minutes
     outcome = distill.distill(original, initial, sequences, held_out, settings, replace(plan, deadline=deadline), job.run_folder)
     facts = {"tokens": outcome.tokens, "steps": outcome.steps, "sequences": list(sequences.shape), "settings": asdict(settings)}
-    _write(job, outcome.checkpoint, "distilled", facts)
+    _write(job, outcome.checkpoint, "distilled", texts, facts)
     return outcome
 
 
@@ -84,9 +90,9 @@ def _open(job: Job) -> tuple[Checkpoint, Checkpoint, Tokenizer]:
     return original, initial, Tokenizer(original.tokenizer_json, original.config)
 
 
-def _write(job: Job, result: Checkpoint, step: str, facts: dict[str, Any]) -> None:
+def _write(job: Job, result: Checkpoint, step: str, texts: Sequence[CalibrationText], facts: dict[str, Any]) -> None:
+    """Write the trained model; its provenance says how it was trained and on which texts."""
+    facts |= {"texts": {text.name: text.sha256 for text in texts}, "torch": torch.__version__}
     origin = dict(result.provenance)
     origin["schemes"] = [*origin.get("schemes", []), step]
-    write_tmac2(
-        job.destination, replace(result, provenance=origin | {step: facts | {"torch": torch.__version__}, "quality": "not measured"})
-    )
+    write_tmac2(job.destination, replace(result, provenance=origin | {step: facts, "quality": "not measured"}))

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellm.errors import InvalidRequestError
+from edgellm.quantize.calibrate import CalibrationText
 from edgellm.text.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.int64]
 
 
-def read_text(path: Path) -> str:
-    """A text file, UTF-8, maybe compressed (.gz). InvalidRequestError: it is missing, empty or binary."""
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"calibration file {path}: no UTF-8 text can be read: {error}") from error
-    if not text.strip() or "\0" in text:
-        raise InvalidRequestError(
-            f"calibration file {path} is {'binary' if text.strip() else 'empty'}; give a text of the model's languages"
-        )
-    return text
-
-
-def encode_files(tokenizer: Tokenizer, paths: Sequence[Path]) -> list[Ids]:
-    """The ids of each file."""
-    return [np.array(tokenizer.encode(read_text(path), special=False, add_special_tokens=False), np.int64) for path in paths]
+def encode(tokenizer: Tokenizer, texts: Sequence[CalibrationText]) -> list[Ids]:
+    """The ids of each text."""
+    return [np.array(tokenizer.encode(text.text, special=False, add_special_tokens=False), np.int64) for text in texts]
 
 
 def windows(texts: Sequence[Ids], count: int, length: int, seed: int, bos_id: int | None, vocabulary: int) -> Ids:
