@@ -28,7 +28,7 @@ def quantize(
     group: str | None,
     head: str,
     activations: str,
-    method: str,
+    method: str | None,
     calibration: Sequence[Path],
     mixed: Path | None,
     **targets: Any,
@@ -41,6 +41,7 @@ def quantize(
 
     if group and scheme not in FAMILIES:
         raise InvalidRequestError(f"--scheme {scheme} says its grouping already, or is unknown (see --help); leave --group {group} out")
+    method = method or ("rtn" if scheme.startswith("int8") else "gptq")
     grouping = "" if group is None else f"-g{group}" if group.isdigit() else f"-{group}"
     recipe = Recipe.named(scheme + grouping, head, f"int8-{activations}", method)
     path = fetch.resolve_source(source)

@@ -306,9 +306,11 @@ def test_quantize_says_what_it_made_and_what_is_not_known_of_it(monkeypatch: pyt
     options = ("--scheme", "int4-min", "--group", "row", "--activations", "token", "--calibration", f"{tmp_path}/t.txt", "-o", "x.bin")
     fitted = run("quantize", str(source), *options)
     assert (fitted.stdout, fitted.stderr.splitlines()[0]) == ("x.bin\n", "calibration texts: t.txt")
+    assert run("quantize", str(source), "--scheme", "int8").stdout == f"{tmp_path}/models/m.int8-rtn.tmac2.bin\n"
     assert seen == [
         (source, fetch.default_destination(source, "ternary-int4head-rtn"), module.Recipe.named("ternary-g64", "int4-g32"), ()),
         (source, Path("x.bin"), module.Recipe.named("int4-min-row", "keep", "int8-token", "gptq"), (tmp_path / "t.txt",)),
+        (source, fetch.default_destination(source, "int8-rtn"), module.Recipe.named("int8"), ()),
     ]
 
 
