@@ -148,4 +148,5 @@ def test_no_proxy_is_asked_and_no_part_is_held_back(monkeypatch: pytest.MonkeyPa
         seen_s = [perf_counter() for _ in backend.generate("Hi", 10)]
     gaps_ms = sorted((after - before) * 1e3 for before, after in pairwise(seen_s))
     assert gaps_ms[0] > 15
-    assert 19 < gaps_ms[len(gaps_ms) // 2] < 30
+    assert gaps_ms[len(gaps_ms) // 2] > 19
+    assert gaps_ms[2] < 30  # a busy machine makes most of them longer, but not all; a proxy or a buffer would
