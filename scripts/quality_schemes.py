@@ -80,7 +80,7 @@ SCHEMES = (
     Scheme("Q2_K", ("Q2_K",), "llama.cpp"),
     Scheme("TQ2_0", ("TQ2_0",), "llama.cpp"),
     Scheme("int8", ("--scheme", "int8")),
-    Scheme("int4-g64 rtn", ("--scheme", "int4-min-g64")),
+    Scheme("int4-g64 rtn", ("--scheme", "int4-min-g64", "--method", "rtn")),
     Scheme("int4-g64", gptq("int4-min-g64")),
     Scheme("ternary-g64", gptq("ternary-g64")),
     Scheme("tritplanes2-g64", gptq("tritplanes2-g64")),
