@@ -21,7 +21,11 @@ def training_options(length: int, learning_rate: float) -> Callable[[Command], C
         click.option("--from", "start", required=True, metavar="X", help="SRC in fewer bits, by `edgellm quantize`: where to start."),
         click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write, Y.tmac2.bin."),
         click.option(
-            "--calibration", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A text to train on, maybe .gz."
+            "--calibration",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="A text to train on, maybe .gz; again for more.",
         ),
         click.option("--length", type=click.IntRange(8), default=length, show_default=True, help="Tokens of a window of text."),
         click.option(
@@ -55,8 +59,8 @@ def training_options(length: int, learning_rate: float) -> Callable[[Command], C
 def reconstruct(windows: int, epochs: int, learning_rate: float, precision: str | None, **files: Any) -> None:
     """Train a quantized model layer by layer to give what the original's layers give.
 
-    Minutes on a processor for a model of 135 million weights. A run that is interrupted goes on with the layer that it was at when the
-    same command is given again.
+    Without --calibration it is on the texts that `edgellm quantize` takes then. Minutes on a processor for a model of 135 million weights.
+    A run that is interrupted goes on with the layer that it was at when the same command is given again.
 
     \b
     Example:
@@ -115,9 +119,10 @@ def distill(
 ) -> None:
     """Train a quantized model to predict what the original predicts, all layers at once. Meant for a GPU.
 
-    The folder of the run has log.jsonl, and curve.png if matplotlib is there. With --minutes the steps are planned by the speed that is
-    measured, so that a GPU that is lent for half an hour is used for all of it: --minutes 28. The same command goes on with a run that was
-    interrupted, within what is left of its minutes. Ctrl-C, or SIGTERM, lets a step end and keeps it.
+    It takes text: --calibration, --generated-tokens, or both. The folder of the run has log.jsonl, and curve.png if matplotlib is there.
+    With --minutes the steps are planned by the speed that is measured, so that a GPU that is lent for half an hour is used for all of it:
+    --minutes 28. The same command goes on with a run that was interrupted, within what is left of its minutes. Ctrl-C, or SIGTERM, lets a
+    step end and keeps it.
 
     \b
     Example:
