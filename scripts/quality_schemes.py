@@ -27,9 +27,8 @@ from tqdm import tqdm
 
 import edgellm
 from edgellm.errors import EdgeLLMError, InvalidRequestError
-from edgellm.evaluate import data, dequantised
+from edgellm.evaluate import data
 from edgellm.evaluate.cache import Cache, Key
-from edgellm.evaluate.dequantised import Dequantised
 from edgellm.evaluate.divergence import WindowDivergence, divergence, window_divergence
 from edgellm.evaluate.perplexity import WINDOW, Score, from_logits, perplexity, ratio, windows_of
 from edgellm.formats import open_checkpoint
@@ -44,6 +43,7 @@ from edgellm.measure.fingerprint import fingerprint
 from edgellm.measure.results import Record, ResultsFile
 from edgellm.measure.table import markdown
 from edgellm.runtime.cores import default_threads
+from edgellm.runtime.dense_engine import BASELINE, DenseEngine
 from edgellm.text.tokenizer import Tokenizer
 from scripts.environment import ROOT
 
@@ -113,10 +113,8 @@ class Suite:
     @functools.cached_property
     def baseline(self) -> Subject:
         """Loaded when something of it is missing."""
-        model = functools.cache(lambda: Dequantised(self.source, CONTEXT))
-        return Subject(
-            "baseline", self.source, dequantised.NAME, from_logits(lambda ids: model().logits(ids)), lambda ids: model().logits(ids)
-        )
+        engine = functools.cache(lambda: DenseEngine(self.source, context=CONTEXT))
+        return Subject("baseline", self.source, BASELINE, lambda ids, start: engine().score(ids, start), lambda ids: engine().logits(ids))
 
     def perplexities(self, subject: Subject) -> list[Record]:
         """Of each text without BOS and with it, and over the baseline's of the same windows."""
@@ -221,7 +219,7 @@ def measured(suite: Suite, scheme: Scheme, path: Path, threads: int) -> Record:
             "scheme": scheme.name,
             "backend": backend.name,
             "arguments": list(scheme.arguments),
-            "baseline": dequantised.NAME,
+            "baseline": BASELINE,
             "model_sha256": _sha256(path),
             **sizes(path, scheme.backend),
             "perplexity": suite.perplexities(subject),
@@ -335,7 +333,7 @@ def main(model: str, only: tuple[str, ...], add: tuple[str, ...], windows: int, 
         output.parent.mkdir(parents=True, exist_ok=True)
         with ResultsFile(output, kind="quality_schemes", fingerprint=fingerprint()) as results:
             records = []
-            results.append({"scheme": "baseline", "baseline": dequantised.NAME, "perplexity": suite.perplexities(suite.baseline)})
+            results.append({"scheme": "baseline", "baseline": BASELINE, "perplexity": suite.perplexities(suite.baseline)})
             for scheme, file in schemes:
                 try:
                     records.append(

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -22,10 +23,11 @@ from edgellm.errors import (
     NonFiniteError,
 )
 from edgellm.formats import open_checkpoint
+from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.fetch import resolve_model
 from edgellm.formats.tensors import LazyTensors
 from edgellm.model.config import ModelConfig
-from edgellm.model.decoder import DecoderWeights, forward, op_names
+from edgellm.model.decoder import DecoderState, DecoderWeights, forward, op_names
 from edgellm.ops import native
 from edgellm.ops.checked import Checked, Finding, finding, forget
 from edgellm.ops.interface import I64, KEY_TILE, CheckingOps, Layout, Ops, PackedMatrix, Step
@@ -44,6 +46,18 @@ KVDtype = Literal["f16", "f32"]
 
 DEFAULT_CONTEXT = 8192  # tokens, where the model allows as many; ask for more by name
 PREFILL_CHUNK = 128  # tokens that one replay takes
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How steps are to be run over packed weights; what `Engine` was asked, and with `all_taken` that all memory will be touched."""
+
+    layout: Layout | None
+    all_taken: bool
+    check_finite: bool
+    make_ops: Callable[[str, native.Pool], CheckingOps] | None
+    make_recorder: Callable[[str], native.Recorder]
+    keep_exact_activations: bool
 
 
 class Engine:
@@ -80,17 +94,11 @@ class Engine:
         warn_of_too_many(self.threads)
         self.kv_dtype = _checked_kv_dtype(kv_dtype)
         self.prefill_chunk = _checked_chunk(prefill_chunk)
-        weights, weights_arena, per_token = self._read(context, layout)
-        self._arenas = {"weights": weights_arena} | self._allocate(weights, lock_memory or realtime, per_token, keep_exact_activations)
-        self._bytes = {name: arena.nbytes for name, arena in self._arenas.items()}
         self._step = Step()
         self.plan: native.Plan | None = None
-        first = new_first() if check_finite else None
-        if make_ops is None:
-            run = self._record(make_recorder(self.isa), weights, first)
-        else:
-            run = self._forward(make_ops(self.isa, self._pool), weights, first)
-        self._replay = run if first is None else self._refusing(run, first)
+        how = Execution(layout, lock_memory or realtime, check_finite, make_ops, make_recorder, keep_exact_activations)
+        self._replay = self._prepare(self._read(context), how)  # then the file is mapped no more, so that none of it is locked in memory
+        self._bytes = {name: arena.nbytes for name, arena in self._arenas.items()}
         self._ids = np.zeros(self.context, np.int32)  # of the tokens in the cache, of which there are so many:
         self._cached = 0
         self.epoch = 0
@@ -106,10 +114,8 @@ class Engine:
         weakref.finalize(self, self._closing.close)  # for engines that nobody closes
         self.closed = False
 
-    def _read(self, context: int | None, layout: Layout | None) -> tuple[DecoderWeights[PackedMatrix], Arena, bool]:
-        """The packed weights, the arena that they lie in, and whether activations have one scale a token. On return the file is no longer
-        mapped, so that none of it is locked in memory.
-        """
+    def _read(self, context: int | None) -> Checkpoint:
+        """The model's file; what is known of the model besides its weights is noted."""
         checkpoint = open_checkpoint(self.path)
         self.config = ModelConfig.from_hf(checkpoint.config)
         self.context = _checked_context(context, self.config.max_position_embeddings)
@@ -119,19 +125,32 @@ class Engine:
             raise ModelFileError(f"{self.path}: the tokenizer has {known} tokens, the model only {rows}")
         self.chat_template = checkpoint.chat_template
         native.trim()  # parsing took far more than the tokenizer does, and what stays free in the heap is held beside the weights
-        chosen = choose_layouts(self.path, LazyTensors.over(checkpoint.tensors).specs, self.isa, self.threads, layout)
+        return checkpoint
+
+    def _prepare(self, checkpoint: Checkpoint, how: Execution) -> Callable[[], None]:
+        """Have weights and buffers, in `_arenas` and `_state`; what is returned runs a step over them."""
+        chosen = choose_layouts(self.path, LazyTensors.over(checkpoint.tensors).specs, self.isa, self.threads, how.layout)
         self.layouts_from = chosen.source
         """Who chose the kernels of matrices: "asked", "tuned" or "default"."""
         weights, arena = load_weights(checkpoint, self.config, chosen.layouts.__getitem__)
-        return weights, arena, checkpoint.activations == "int8-token"
+        state, arenas = self._allocate(how.all_taken, checkpoint.activations == "int8-token", how.keep_exact_activations)
+        self._state, lookup_arena = with_lookup_room(state, weights, self.threads)
+        self._arenas = {"weights": arena, **arenas, "lookup": lookup_arena}
+        first = new_first() if how.check_finite else None
+        if how.make_ops is None:
+            run = self._record(how.make_recorder(self.isa), weights, first)
+        else:
+            run = self._forward(how.make_ops(self.isa, self._pool), weights, first)
+        return run if first is None else self._refusing(run, first)
 
-    def _allocate(self, weights: DecoderWeights[PackedMatrix], all_taken: bool, per_token: bool, exact: bool) -> dict[str, Arena]:
-        """The buffers of a step, by what `memory` calls them. all_taken: all of the cache will be touched, so huge pages cost nothing."""
+    def _allocate(self, all_taken: bool, per_token: bool, exact: bool) -> tuple[DecoderState, dict[str, Arena]]:
+        """The buffers of a step, and by what `memory` calls them where they lie. all_taken: all of the cache will be touched, so huge pages
+        cost nothing; per_token, exact: as in `new_state`.
+        """
         room = -(-self.context // KEY_TILE) * KEY_TILE
         cache, cache_arena = new_cache(self.config, room, np.float16 if self.kv_dtype == "f16" else np.float32, all_taken)
         state, state_arena = new_state(self.config, cache, min(self.prefill_chunk, self.context), self.context, per_token, exact)
-        self._state, lookup_arena = with_lookup_room(state, weights, self.threads)
-        return {"kv_cache": cache_arena, "workspace": state_arena, "lookup": lookup_arena}
+        return state, {"kv_cache": cache_arena, "workspace": state_arena}
 
     @property
     def realtime(self) -> bool:

@@ -62,9 +62,9 @@ def load_weights(
 
 
 def load_dense(checkpoint: Checkpoint, config: ModelConfig) -> DecoderWeights[DenseMatrix]:
-    """The weights as float32, for `ops.dense`: eight times the memory of 4-bit codes."""
+    """The weights as float32, for `ops.dense`: eight times the memory of 4-bit codes, and nothing of it in the file's mapping."""
     tensors = checkpoint.tensors
-    return _decoder_weights(config, lambda name: dense_matrix(tensors[name]), lambda name: np.asarray(tensors[name], np.float32))
+    return _decoder_weights(config, lambda name: dense_matrix(tensors[name]), lambda name: np.array(tensors[name], np.float32))
 
 
 def dense_matrix(tensor: Tensor) -> DenseMatrix:

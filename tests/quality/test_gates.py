@@ -18,12 +18,12 @@ import pytest
 from filelock import FileLock
 
 import edgellm
-from edgellm.evaluate import data, dequantised
-from edgellm.evaluate.dequantised import Dequantised
+from edgellm.evaluate import data
 from edgellm.evaluate.divergence import divergence, window_divergence
 from edgellm.evaluate.perplexity import negative_log_likelihoods, ratio, windows_of
 from edgellm.measure.budgets import checked_limits, read_profiles
 from edgellm.quantize.quantize import Recipe, quantize
+from edgellm.runtime.dense_engine import BASELINE, DenseEngine
 from edgellm.text.tokenizer import Tokenizer
 from tests.conftest import MODEL, Report, converter_digest
 
@@ -65,7 +65,7 @@ def model(model_gguf: Path, model_path: Path) -> Callable[[str], Path]:
 @pytest.fixture(scope="module")
 def baseline(model_gguf: Path) -> Callable[[str, Tokenizer], tuple[list[Sequence[int]], list[F32]]]:
     """A text's windows, and the baseline's logits of each."""
-    dense = Dequantised(model_gguf, WINDOW)
+    dense = DenseEngine(model_gguf, threads=1, context=WINDOW)
 
     @functools.cache
     def scored(text: str, tokenizer: Tokenizer) -> tuple[list[Sequence[int]], list[F32]]:
@@ -97,7 +97,7 @@ def test_scheme_is_within_its_budget(
         f"{text}, {scheme}: " + ", ".join(f"{name} {figure.value:.5f} of {limits[name]:g}" for name, figure in figures.items()),
         text=text,
         scheme=scheme,
-        baseline=dequantised.NAME,
+        baseline=BASELINE,
         window_tokens=WINDOW,
         windows=WINDOWS,
         figures={name: {"value": figure.value, "judged": figure.judged, "limit": limits[name]} for name, figure in figures.items()},

@@ -48,7 +48,7 @@ def test_a_run_that_was_stopped_goes_on(suite: Suite, synthetic_model: Path, mon
         whole = suite.perplexities(subject), suite.divergences(subject)
     again = Suite(synthetic_model, windows=3)
     again.cache = suite.cache
-    monkeypatch.setattr(quality_schemes, "Dequantised", None)  # nothing is computed again
+    monkeypatch.setattr(quality_schemes, "DenseEngine", None)  # nothing is computed again
     stopped = quality_schemes.Subject(subject.name, subject.path, subject.arithmetic, None, None)  # type: ignore[arg-type]
     assert (again.perplexities(stopped), again.divergences(stopped)) == whole
 
