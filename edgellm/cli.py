@@ -227,17 +227,20 @@ def convert(source: str, output: Path | None, scheme: str) -> None:
 )
 @click.option(
     "--method",
-    type=click.Choice(["gptq", "rtn"]),
-    help="gptq: fitted to the inputs that calibration texts give each matrix. rtn: round to nearest, in seconds.  [default: gptq; of int8, "
+    type=click.Choice(["gptq", "rtn", "reconstruct"]),
+    help="gptq: fitted to the inputs that calibration texts give each matrix, in minutes. reconstruct: each layer is then trained to give "
+    "what the original's gives; it takes some times longer, and is best. rtn: round to nearest, in seconds.  [default: gptq; of int8, "
     "which loses next to nothing, rtn]",
 )
+@click.option("--windows", type=click.IntRange(1), help="Of reconstruct: calibration windows of 1024 tokens.  [default: 96]")
+@click.option("--epochs", type=click.IntRange(1), help="Of reconstruct: how often each layer meets each of them.  [default: 3]")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="Of gptq: a text, maybe gzipped (.gz); again for more. Two domains are better than one.  [default: those in the folder that "
-    "EDGELLM_DATA names, else the topics of Python's help]",
+    help="Of gptq and reconstruct: a text, maybe gzipped (.gz); again for more. Two domains are better than one.  [default: those in the "
+    "folder that EDGELLM_DATA names, else the topics of Python's help]",
 )
 @click.option(
     "--mixed",
@@ -252,12 +255,14 @@ def quantize(source: str, output: Path | None, **options: Any) -> None:
     """Quantize a model's weights to fewer bits.
 
     SRC is as for convert. With gptq, each layer is fitted to the inputs that the layers before it, as quantized, give it on the
-    calibration texts; embedding and head are rounded to nearest. When it is interrupted, the same command goes on where it was. Nothing
-    here measures the result's quality. In the cache the model is called NAME.SCHEME-METHOD, as --model takes it.
+    calibration texts; embedding and head are rounded to nearest. reconstruct needs pip install 'edgellm[train]'. When it is interrupted,
+    the same command goes on where it was. Nothing here measures the result's quality. In the cache the model is called
+    NAME.SCHEME-METHOD, as --model takes it.
 
     \b
     Examples:
       edgellm quantize smollm2-135m --scheme int4-min --calibration prose.txt --calibration code.txt.gz
+      edgellm quantize smollm2-135m --scheme int2-min --method reconstruct --epochs 6
       edgellm quantize smollm2-135m --scheme ternary --head int4 --method rtn
       edgellm quantize model.gguf --scheme int4-min-g32 -o model.tmac2.bin
     """
@@ -266,7 +271,6 @@ def quantize(source: str, output: Path | None, **options: Any) -> None:
     cli_quantize.quantize(source, output, **options)
 
 
-main.add_command(cli_train.reconstruct)
 main.add_command(cli_train.distill)
 
 

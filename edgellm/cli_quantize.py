@@ -31,6 +31,8 @@ def quantize(
     method: str | None,
     calibration: Sequence[Path],
     mixed: Path | None,
+    windows: int | None,
+    epochs: int | None,
     **targets: Any,
 ) -> None:
     """Write the model, say what became of its tensors, and on which texts."""
@@ -44,12 +46,16 @@ def quantize(
     method = method or ("rtn" if scheme.startswith("int8") else "gptq")
     grouping = "" if group is None else f"-g{group}" if group.isdigit() else f"-{group}"
     recipe = Recipe.named(scheme + grouping, head, f"int8-{activations}", method)
+    if (windows or epochs) and method != "reconstruct":
+        raise InvalidRequestError("--windows and --epochs are of --method reconstruct; leave them out, or give that")
+    training = replace(recipe.training, windows=windows or recipe.training.windows, epochs=epochs or recipe.training.epochs)
+    recipe = replace(recipe, training=training)
     path = fetch.resolve_source(source)
     if mixed is None and any(target is not None for target in targets.values()):
         raise InvalidRequestError("--target-bits, --target-mb and --max-ppl-delta choose among the costs of --mixed FILE; give that, too")
     if mixed is not None:
         recipe = replace(recipe, tensors=_mixed(path, mixed, recipe, **targets))
-    if method == "gptq":
+    if method != "rtn":
         click.echo(f"calibration texts: {', '.join(text.name for text in calibration_texts(calibration))}", err=True)
     destination = output or fetch.default_destination(path, recipe.label)
     report = run(path, destination, recipe, progress=sys.stderr.isatty(), calibration=calibration)

@@ -1,91 +1,42 @@
-"""`edgellm reconstruct` and `edgellm distill`: train a quantized model to be more like its original. They need the extra `train`."""
+"""`edgellm distill`: train a quantized model to predict what its original predicts. Needs the extra `train`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from edgellm.errors import InvalidRequestError
 
-Command = TypeVar("Command", bound=Callable[..., None])
-
-
-def training_options(length: int, learning_rate: float) -> Callable[[Command], Command]:
-    """What both commands take."""
-    options = [
-        click.argument("source", metavar="SRC"),
-        click.option("--from", "start", required=True, metavar="X", help="SRC in fewer bits, by `edgellm quantize`: where to start."),
-        click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write, Y.tmac2.bin."),
-        click.option(
-            "--calibration",
-            multiple=True,
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="A text to train on, maybe .gz; again for more.",
-        ),
-        click.option("--length", type=click.IntRange(8), default=length, show_default=True, help="Tokens of a window of text."),
-        click.option(
-            "--learning-rate",
-            type=click.FloatRange(0, min_open=True),
-            default=learning_rate,
-            show_default=True,
-            help="Of weights, as a part of the distance between the scheme's levels.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["bfloat16", "float32"]),
-            help="Of products.  [default: bfloat16 on a GPU, or where the processor has it]",
-        ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn."),
-        click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Where the run keeps its states.  [default: OUTPUT.run]"),
-    ]
-
-    def apply(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return apply
-
 
 @click.command()
-@training_options(length=1024, learning_rate=1e-2)
-@click.option("--windows", type=click.IntRange(1), default=32, show_default=True, help="So many windows are drawn from the texts.")
-@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="How often each layer meets each of them.")
-def reconstruct(windows: int, epochs: int, learning_rate: float, precision: str | None, **files: Any) -> None:
-    """Train a quantized model layer by layer to give what the original's layers give.
-
-    Without --calibration it is on the texts that `edgellm quantize` takes then. Minutes on a processor for a model of 135 million weights.
-    A run that is interrupted goes on with the layer that it was at when the same command is given again.
-
-    \b
-    Example:
-      edgellm quantize smollm2-135m --scheme ternary --method gptq -o start.tmac2.bin
-      edgellm reconstruct smollm2-135m --from start.tmac2.bin --calibration texts.txt -o ternary.tmac2.bin
-    """
-    from edgellm.quantize.training import require_packages
-
-    require_packages()
-    from edgellm.quantize.training import reconstruct as training
-    from edgellm.quantize.training.files import reconstruct_file
-    from edgellm.quantize.training.numerics import Rates, default_precision
-
-    rates = Rates(weight=learning_rate, scale=0.3 * learning_rate, norm=0.1 * learning_rate)
-    settings = training.Settings(epochs=epochs, rates=rates, seed=files["seed"], precision=precision or default_precision("cpu"))
-    job = _job(**files)
-    reports = reconstruct_file(job, windows, settings)
-    click.echo(job.destination)
-    for report in reports:
-        click.echo(f"layer {report.layer:3}: relative error {report.before:.4f} -> {report.after:.4f} in {report.seconds:.1f} s", err=True)
-    click.echo("quality not measured: edgellm eval", err=True)
-
-
-@click.command()
-@training_options(length=512, learning_rate=2e-4)
+@click.argument("source", metavar="SRC")
+@click.option("--from", "start", required=True, metavar="X", help="SRC in fewer bits, by `edgellm quantize`: where to start.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write, Y.tmac2.bin.")
+@click.option(
+    "--calibration",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A text to train on, maybe .gz; again for more.",
+)
+@click.option("--length", type=click.IntRange(8), default=512, show_default=True, help="Tokens of a window of text.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    default=2e-4,
+    show_default=True,
+    help="Of weights, as a part of the distance between the scheme's levels.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["bfloat16", "float32"]),
+    help="Of products.  [default: bfloat16 on a GPU, or where the processor has it]",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn.")
+@click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Where the run keeps its states.  [default: OUTPUT.run]")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="All of it takes so long: text, training, evaluation, writing.")
 @click.option("--steps", type=click.IntRange(1), help="Train for so many steps instead, however long they take.")
 @click.option(
@@ -134,7 +85,8 @@ def distill(
     from edgellm.formats import fetch
     from edgellm.quantize.training import distill as training
     from edgellm.quantize.training.files import distill_file
-    from edgellm.quantize.training.numerics import Rates, choose_device, default_precision
+    from edgellm.quantize.training.numerics import choose_device, default_precision
+    from edgellm.quantize.training.settings import Rates
 
     if (minutes is None) == (steps is None):
         raise InvalidRequestError("say how long to train, by one of --minutes and --steps")

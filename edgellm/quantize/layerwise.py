@@ -1,59 +1,83 @@
-"""A model's layers quantized by GPTQ one after the other, each fitted to the inputs that the layers before it, quantized, give it."""
+"""A model's layers quantized one after the other, each fitted by GPTQ to the inputs that the layers before it, quantized, give it.
+
+A trainer, if there is one, improves on each layer before the next is fitted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from edgellm.formats.architecture import EMBEDDING
-from edgellm.formats.checkpoint import Checkpoint
-from edgellm.formats.matrix import QuantizedMatrix, Scheme
+from edgellm.formats.checkpoint import Checkpoint, Tensor
+from edgellm.formats.matrix import Scheme
 from edgellm.model.config import ModelConfig
 from edgellm.model.decoder import F32, LayerWeights
 from edgellm.ops.dense import DenseMatrix, Rounding
 from edgellm.quantize.calibrate import CalibrationText, sequences
-from edgellm.quantize.gptq import Factor, columns_of_a_group, gptq, output_error
+from edgellm.quantize.gptq import Factor, Rounded, columns_of_a_group, gptq, output_error
 from edgellm.quantize.partial import Finished, Partial
 from edgellm.quantize.rtn import round_to_nearest
 from edgellm.quantize.stream import HALVES, Inputs, Stream
 from edgellm.runtime.weights import dense_matrix, layer_weights
 from edgellm.text.tokenizer import Tokenizer
 
+Layer = LayerWeights[DenseMatrix]
+
+
+class LayerTrainer(Protocol):
+    """Improves on layers that GPTQ has rounded, in their order."""
+
+    def train(self, index: int, rounded: Mapping[str, Rounded]) -> tuple[dict[str, Finished], dict[str, float]]:
+        """The layer's tensors that are other than the original's, by name, and its error "before" and "after"."""
+
+    def advance(self, index: int, finished: Mapping[str, Finished]) -> None:
+        """Go on to the next layer: this one has these tensors."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be made. schemes: of the tensors that are rounded; others stay. texts: what the layers are fitted to."""
+    """What is to be made. schemes: of the tensors that are rounded; others stay. texts: what the layers are fitted to.
+
+    trainer: made of the embedding, float32 [V, D], as it will be stored; None: layers stay as GPTQ has them.
+    """
 
     schemes: Mapping[str, Scheme]
     texts: Sequence[CalibrationText]
     activations: Rounding
+    trainer: Callable[[F32], LayerTrainer] | None = None
 
 
 def quantize_layers(checkpoint: Checkpoint, plan: Plan, partial: Partial, progress: bool) -> None:
-    """Put every layer's matrices into `partial`, as "layer-0" and so on, and before them the embedding, as "embedding", if it is rounded.
+    """Put every layer's tensors into `partial`, as "layer-0" and so on, and before them the embedding, as "embedding", if it is rounded.
 
     Layers that are there already are only run, so that the result has the same bits as one that was not interrupted.
     """
     config = ModelConfig.from_hf(checkpoint.config)
     tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config)
     tokens = sequences(plan.texts, lambda text: tokenizer.encode(text, special=False), tokenizer.bos_id)
-    stream = Stream(config, tokens, _embedding(checkpoint, plan, partial), tokenizer.bos_id, plan.activations)
+    embedding = _embedding(checkpoint, plan, partial)
+    stream = Stream(config, tokens, embedding, tokenizer.bos_id, plan.activations)
+    trainer = plan.trainer(embedding) if plan.trainer else None
     for index in tqdm(range(config.num_hidden_layers), desc="gptq", unit="layer", disable=not progress):
-        names: dict[str, str] = {}
-        layer = _dense_layer(checkpoint, config, index, names)
-        known = partial.load(f"layer-{index}")
-        finished = known or {}
+        finished = partial.load(f"layer-{index}")
+        if finished is None:
+            done = _rounded(checkpoint, config, index, stream.copy(), plan)
+            if trainer is None:
+                finished = {name: Finished(rounded.matrix, error) for name, (rounded, error) in done.items()}
+                partial.store(f"layer-{index}", finished)
+            else:
+                finished, facts = trainer.train(index, {name: rounded for name, (rounded, _) in done.items()})
+                partial.store(f"layer-{index}", finished, facts)
+        layer = _layer(checkpoint, config, index, {name: done.tensor for name, done in finished.items()})
         for half in HALVES:
-            if known is None:
-                finished |= _quantized(layer, names, stream.inputs(index, half, layer), plan)
-            layer = _with(layer, names, finished)
             stream.advance(index, half, layer)
-        if known is None:
-            partial.store(f"layer-{index}", finished)
+        if trainer is not None:
+            trainer.advance(index, finished)
 
 
 def _embedding(checkpoint: Checkpoint, plan: Plan, partial: Partial) -> F32:
@@ -66,44 +90,48 @@ def _embedding(checkpoint: Checkpoint, plan: Plan, partial: Partial) -> F32:
         matrix = round_to_nearest(EMBEDDING, weights, plan.schemes[EMBEDDING])
         finished = {EMBEDDING: Finished(matrix, float("nan"))}
         partial.store("embedding", finished)
-    embedding: F32 = finished[EMBEDDING].matrix.dequantize()
-    return embedding
+    return dense_matrix(finished[EMBEDDING].tensor).weights
 
 
-def _dense_layer(checkpoint: Checkpoint, config: ModelConfig, index: int, names: dict[str, str]) -> LayerWeights[DenseMatrix]:
-    """A layer's weights as float32. names: filled with the tensor that each field of `LayerWeights` is: q_proj -> ...q_proj.weight."""
+def _layer(checkpoint: Checkpoint, config: ModelConfig, index: int, done: Mapping[str, Tensor]) -> Layer:
+    """A layer's weights as float32, with those that are done in place of the checkpoint's."""
 
-    def matrix(name: str) -> DenseMatrix:
-        names[name.split(".")[-2]] = name
-        return dense_matrix(checkpoint.tensors[name])
+    def tensor(name: str) -> Tensor:
+        return done[name] if name in done else checkpoint.tensors[name]
 
-    return layer_weights(config, index, matrix, lambda name: np.asarray(checkpoint.tensors[name], np.float32))
-
-
-def _quantized(layer: LayerWeights[DenseMatrix], names: Mapping[str, str], inputs: Sequence[Inputs], plan: Plan) -> dict[str, Finished]:
-    """The layer's matrices that are rounded."""
-    finished: dict[str, Finished] = {}
-    for given in inputs:
-        factors: dict[int, Factor] = {}
-        for reader in given.readers:
-            scheme = plan.schemes.get(names[reader])
-            if scheme is None:
-                continue
-            group = columns_of_a_group(scheme, len(given.hessian))
-            if group not in factors:
-                factors[group] = Factor.of(given.hessian, group)
-            weights: F32 = getattr(layer, reader).weights
-            matrix = gptq(names[reader], weights, factors[group], scheme).matrix
-            finished[names[reader]] = Finished(matrix, _relative_error(weights, matrix, given))
-    return finished
+    return layer_weights(config, index, lambda name: dense_matrix(tensor(name)), lambda name: np.asarray(tensor(name), np.float32))
 
 
-def _relative_error(weights: F32, matrix: QuantizedMatrix, given: Inputs) -> float:
-    error, total = output_error(weights, matrix, given.hessian)
-    return float(f"{error / total if total else 0.0:.3e}")
+def _names(checkpoint: Checkpoint, index: int) -> dict[str, str]:
+    """The tensor that each matrix of `LayerWeights` is: q_proj -> model.layers.0.self_attn.q_proj.weight."""
+    names = [name for name in checkpoint.tensors if name.startswith(f"model.layers.{index}.") and name.endswith("_proj.weight")]
+    return {name.split(".")[-2]: name for name in names}
 
 
-def _with(layer: LayerWeights[DenseMatrix], names: Mapping[str, str], finished: Mapping[str, Finished]) -> LayerWeights[DenseMatrix]:
-    """The layer as it is quantized."""
-    done: dict[str, Any] = {field: DenseMatrix(finished[name].matrix.dequantize()) for field, name in names.items() if name in finished}
-    return replace(layer, **done)
+def _rounded(checkpoint: Checkpoint, config: ModelConfig, index: int, stream: Stream, plan: Plan) -> dict[str, tuple[Rounded, float]]:
+    """The layer's matrices that are rounded, by tensor, each with the relative squared error of what it puts out. Moves the stream."""
+    names = _names(checkpoint, index)
+    done: dict[str, tuple[Rounded, float]] = {}
+
+    def layer() -> Layer:
+        return _layer(checkpoint, config, index, {name: rounded.matrix for name, (rounded, _) in done.items()})
+
+    for half in HALVES:
+        exact = layer()
+        for given in stream.inputs(index, half, exact):
+            weights = {names[reader]: getattr(exact, reader).weights for reader in given.readers if names[reader] in plan.schemes}
+            done |= dict(_round(weights, given, plan))
+        stream.advance(index, half, layer())
+    return done
+
+
+def _round(weights: Mapping[str, F32], given: Inputs, plan: Plan) -> Iterator[tuple[str, tuple[Rounded, float]]]:
+    """Matrices that share an input."""
+    factors: dict[int, Factor] = {}
+    for name, exact in weights.items():
+        group = columns_of_a_group(plan.schemes[name], len(given.hessian))
+        if group not in factors:
+            factors[group] = Factor.of(given.hessian, group)
+        rounded = gptq(name, exact, factors[group], plan.schemes[name])
+        error, total = output_error(exact, rounded.matrix, given.hessian)
+        yield name, (rounded, float(f"{error / total if total else 0.0:.3e}"))

@@ -1,6 +1,6 @@
 """What a long quantization has done so far, in a folder beside its output, so that one that was interrupted goes on where it was.
 
-NAME.partial/ holds `recipe.json`, which says what is being made of what, and for each finished step an .npz file of its matrices. Files of
+NAME.partial/ holds `recipe.json`, which says what is being made of what, and for each finished step an .npz file of its tensors. Files of
 another recipe are removed at once, the folder once the output is complete. A lock refuses a second writer of the same output.
 """
 
@@ -14,23 +14,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from edgellm.errors import InvalidRequestError, ModelFileError
 from edgellm.formats.atomic import replacing, storing
+from edgellm.formats.checkpoint import Tensor
 from edgellm.formats.matrix import QuantizedMatrix, Scheme
 
 REMEDY = "quantize to a file elsewhere"
 RECIPE, LOCK = "recipe.json", "lock"
+NO_FACTS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A matrix that is done. output_error: the relative squared error of what it puts out on the calibration texts."""
+    """A tensor that is done: a matrix, or the vector of a norm that was trained.
 
-    matrix: QuantizedMatrix
+    output_error: the relative squared error of what a matrix puts out on the calibration texts; NaN where it was not fitted to them alone.
+    """
+
+    tensor: Tensor
     output_error: float
 
 
@@ -41,8 +47,8 @@ class Partial:
         self._folder = folder
 
     def load(self, step: str) -> dict[str, Finished] | None:
-        """The matrices of a step that was finished before, by tensor; None if it was not. ModelFileError: the file is damaged."""
-        path = self._folder / f"{step}.npz"
+        """The tensors of a step that was finished before, by name; None if it was not. ModelFileError: the file is damaged."""
+        path = self._path(step)
         if not path.exists():
             return None
         try:
@@ -51,21 +57,38 @@ class Partial:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ModelFileError(f"{path} is damaged: {error}; remove the folder {self._folder} and quantize again") from error
 
-    def store(self, step: str, finished: Mapping[str, Finished]) -> None:
-        """Keep a step's matrices. FetchError: the disk is full or the folder not writable."""
+    def facts(self, step: str) -> dict[str, float]:
+        """What is to be told of a step that is finished."""
+        with np.load(self._path(step)) as arrays:
+            return dict(zip(arrays["facts"].tolist(), arrays["figures"].tolist(), strict=True))
+
+    def store(self, step: str, finished: Mapping[str, Finished], facts: Mapping[str, float] = NO_FACTS) -> None:
+        """Keep a step's tensors, and figures to tell of it. FetchError: the disk is full or the folder not writable."""
         arrays: dict[str, Any] = {"names": np.array(list(finished), np.str_)}
+        arrays |= {"facts": np.array(list(facts), np.str_), "figures": np.array(list(facts.values()), np.float64)}
         for name, done in finished.items():
-            parts = {"codes": done.matrix.codes, "scales": done.matrix.scales, "minimums": done.matrix.minimums}
-            arrays |= {f"{name}.{part}": array for part, array in parts.items() if array is not None}
-            arrays |= {f"{name}.scheme": np.array(str(done.matrix.scheme)), f"{name}.error": np.array(done.output_error)}
-        with replacing(self._folder / f"{step}.npz", REMEDY) as file:
+            arrays |= {f"{name}.{part}": array for part, array in _arrays(done.tensor).items()}
+            arrays[f"{name}.error"] = np.array(done.output_error)
+        with replacing(self._path(step), REMEDY) as file:
             np.savez(file, **arrays)
+
+    def _path(self, step: str) -> Path:
+        return self._folder / f"{step}.npz"
+
+
+def _arrays(tensor: Tensor) -> dict[str, Any]:
+    if not isinstance(tensor, QuantizedMatrix):
+        return {"vector": tensor}
+    parts = {"scheme": np.array(str(tensor.scheme)), "codes": tensor.codes, "scales": tensor.scales, "minimums": tensor.minimums}
+    return {part: array for part, array in parts.items() if array is not None}
 
 
 def _finished(name: str, arrays: Mapping[str, Any]) -> Finished:
-    minimums = arrays.get(f"{name}.minimums")
+    error, vector = float(arrays[f"{name}.error"]), arrays.get(f"{name}.vector")
+    if vector is not None:
+        return Finished(vector, error)
     scheme = Scheme.parse(str(arrays[f"{name}.scheme"]))
-    return Finished(QuantizedMatrix(scheme, arrays[f"{name}.codes"], arrays[f"{name}.scales"], minimums), float(arrays[f"{name}.error"]))
+    return Finished(QuantizedMatrix(scheme, arrays[f"{name}.codes"], arrays[f"{name}.scales"], arrays.get(f"{name}.minimums")), error)
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,14 +18,19 @@ from edgellm.formats.checkpoint import ACTIVATIONS, Checkpoint, Tensor
 from edgellm.formats.digest import sha256_of
 from edgellm.formats.matrix import F32, GROUPS, INT8, INTEGER_BITS, TRIT_PLANES, QuantizedMatrix, Scheme
 from edgellm.formats.tensors import LazyTensors, TensorSpec
+from edgellm.model.config import ModelConfig
+from edgellm.ops.dense import Rounding
 from edgellm.quantize import rewrite
-from edgellm.quantize.calibrate import calibration_texts
-from edgellm.quantize.layerwise import Plan, quantize_layers
-from edgellm.quantize.partial import Finished, Partial, partial
+from edgellm.quantize.calibrate import CalibrationText, calibration_texts
+from edgellm.quantize.layerwise import LayerTrainer, Plan, quantize_layers
+from edgellm.quantize.partial import Partial, partial
 from edgellm.quantize.rtn import round_to_nearest
+from edgellm.quantize.training import require_packages
+from edgellm.quantize.training.settings import LayerSettings
 
-METHODS = ("rtn", "gptq")
+METHODS = ("rtn", "gptq", "reconstruct")
 KEEP = "keep"
+NO_NORMS: Mapping[str, F32] = MappingProxyType({})
 FAMILIES = (*TRIT_PLANES, *(name + suffix for name in INTEGER_BITS for suffix in ("", "-min") if name + suffix != "int8-min"))
 GROUPINGS = (*(f"g{group}" for group in GROUPS), "row", "tensor")
 BODY_GROUPING, FINE_GROUPING = "g64", "g32"
@@ -47,6 +54,7 @@ class Recipe:
     activations: str = ACTIVATIONS[0]
     method: str = METHODS[0]
     tensors: Mapping[str, Scheme] = field(default_factory=dict)
+    training: LayerSettings = field(default_factory=LayerSettings)
 
     @classmethod
     def named(cls, scheme: str, head: str = KEEP, activations: str = ACTIVATIONS[0], method: str = METHODS[0]) -> Recipe:
@@ -131,40 +139,60 @@ def quantize(
     job = _Job(source, destination, recipe, checkpoint)
     if recipe.method == "rtn":
         if calibration:
-            raise InvalidRequestError("rounding to nearest looks at no calibration text; leave it out, or quantize by gptq")
+            raise InvalidRequestError("rounding to nearest looks at no calibration text; leave it out, or quantize by another method")
         return job.write(round_to_nearest, {"calibration": None}, progress)
     texts = calibration_texts(calibration)
-    facts = {"calibration": [{"name": text.name, "sha256": text.sha256} for text in texts]}
-    schemes = {name: scheme for name in job.rounded if (scheme := job.targets[name].scheme)}
-    with partial(
-        destination, {"source": sha256_of(source), "schemes": {k: str(v) for k, v in schemes.items()}} | job.facts | facts
-    ) as kept:
-        quantize_layers(
-            checkpoint, Plan(schemes, texts, "int8-token" if recipe.activations == "int8-token" else "int8-g32"), kept, progress
-        )
-        done = _Done(kept)
-        return job.write(done.matrix, facts | {"output_error": done.output_errors(job.rounded)}, progress)
+    facts: dict[str, Any] = {"calibration": [{"name": text.name, "sha256": text.sha256} for text in texts]}
+    activations: Rounding = "int8-token" if recipe.activations == "int8-token" else "int8-g32"
+    plan = Plan({name: scheme for name in job.rounded if (scheme := job.targets[name].scheme)}, texts, activations)
+    if recipe.method == "reconstruct":
+        settings, trainer = _training(checkpoint, texts, recipe, progress)
+        plan, facts = replace(plan, trainer=trainer), facts | {"training": asdict(settings)}
+    schemes = {name: str(scheme) for name, scheme in plan.schemes.items()}
+    with partial(destination, {"source": sha256_of(source), "schemes": schemes} | job.facts | facts) as kept:
+        quantize_layers(checkpoint, plan, kept, progress)
+        done = _Done(kept, ModelConfig.from_hf(checkpoint.config).num_hidden_layers)
+        return job.write(done.matrix, facts | done.errors(), progress, done.norms())
+
+
+def _training(
+    checkpoint: Checkpoint, texts: Sequence[CalibrationText], recipe: Recipe, progress: bool
+) -> tuple[LayerSettings, Callable[[F32], LayerTrainer]]:
+    """The settings as this machine has them, and what makes the trainer. InvalidRequestError: torch is missing, or a text is too short."""
+    require_packages()
+    from edgellm.quantize.training.numerics import default_precision
+    from edgellm.quantize.training.reconstruct import trainer
+
+    settings = replace(recipe.training, precision=recipe.training.precision or default_precision("cpu"))
+    return settings, trainer(checkpoint, texts, recipe.activations, settings, progress)
 
 
 class _Done:
     """What `layerwise` left in a partial folder, by tensor."""
 
-    def __init__(self, kept: Partial) -> None:
-        self._kept = kept
+    def __init__(self, kept: Partial, layers: int) -> None:
+        self._kept, self._layers = kept, [f"layer-{index}" for index in range(layers)]
 
     def matrix(self, name: str, weights: F32, scheme: Scheme) -> QuantizedMatrix:
         """The tensor's; a head of its own is rounded to nearest."""
-        found = self._find(name)
-        return round_to_nearest(name, weights, scheme) if found is None else found.matrix
-
-    def output_errors(self, names: Sequence[str]) -> dict[str, float]:
-        """Of the tensors that were fitted to inputs."""
-        found = {name: self._find(name) for name in names if name != EMBEDDING}
-        return {name: done.output_error for name, done in found.items() if done}
-
-    def _find(self, name: str) -> Finished | None:
         step = "embedding" if name == EMBEDDING else name.replace("model.layers.", "layer-").split(".")[0]
-        return (self._kept.load(step) or {}).get(name)
+        found = (self._kept.load(step) or {}).get(name)
+        if found is None:
+            return round_to_nearest(name, weights, scheme)
+        assert isinstance(found.tensor, QuantizedMatrix)
+        return found.tensor
+
+    def norms(self) -> dict[str, F32]:
+        """Those that were trained."""
+        found = [item for step in self._layers for item in (self._kept.load(step) or {}).items()]
+        return {name: done.tensor.astype(np.float32) for name, done in found if not isinstance(done.tensor, QuantizedMatrix)}
+
+    def errors(self) -> dict[str, Any]:
+        """What the provenance says of errors: those of the matrices, or of the layers where these were trained as a whole."""
+        found = [item for step in self._layers for item in (self._kept.load(step) or {}).items()]
+        layers = [self._kept.facts(step) for step in self._layers]
+        of_matrices = {name: done.output_error for name, done in found if not math.isnan(done.output_error)}
+        return {"layers": layers} if any(layers) else {"output_error": of_matrices}
 
 
 class _Job:
@@ -183,11 +211,22 @@ class _Job:
         """What the provenance says of the method."""
         return {"method": self.recipe.method, "activations": self.recipe.activations, "tool": f"edgellm {edgellm.__version__}"}
 
-    def write(self, rounder: Callable[[str, F32, Scheme], QuantizedMatrix], facts: Mapping[str, Any], progress: bool) -> QuantizationReport:
-        """The file, with the matrices that `rounder` makes of a tensor's name, weights and scheme, and these facts in its provenance."""
+    def write(
+        self,
+        rounder: Callable[[str, F32, Scheme], QuantizedMatrix],
+        facts: Mapping[str, Any],
+        progress: bool,
+        norms: Mapping[str, F32] = NO_NORMS,
+    ) -> QuantizationReport:
+        """The file, with the matrices that `rounder` makes of a tensor's name, weights and scheme, and these facts in its provenance.
+
+        norms: those that are other than the source's.
+        """
         errors = _Errors(self.targets[name].form for name in self.rounded)
 
         def recode(name: str, tensor: Tensor) -> Tensor:
+            if name in norms:
+                return norms[name]
             if name not in self.rounded:
                 return tensor if isinstance(tensor, QuantizedMatrix) else tensor.astype(np.float32)
             weights, scheme = _weights(tensor), self.targets[name].scheme

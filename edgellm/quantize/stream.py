@@ -12,6 +12,7 @@ Shapes: S sequences of L tokens, R sequences of one token, D hidden, K columns o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal
@@ -59,6 +60,12 @@ class Stream:
         one = replace(config, num_hidden_layers=1, layer_types=config.layer_types[:1], vocab_size=1)  # logits are not asked for
         (self._cache,), _ = new_cache(one, length, np.float32)
         self._state, _ = new_state(one, (self._cache,), length, length, exact=True)
+
+    def copy(self) -> Stream:
+        """Another that is where this one is, to go its own way. Both work in the same memory, so not at once."""
+        other = copy.copy(self)
+        other.hidden = self.hidden.copy()
+        return other
 
     def inputs(self, index: int, half: Half, layer: LayerWeights[DenseMatrix]) -> list[Inputs]:
         """Of half of layer `index` with these weights, in the order of the forward pass."""

@@ -37,7 +37,8 @@ from edgellm.formats.checkpoint import Checkpoint
 from edgellm.quantize.training import model as models
 from edgellm.quantize.training import snapshots
 from edgellm.quantize.training.curve import draw_curve
-from edgellm.quantize.training.numerics import Rates, autocast, optimizer
+from edgellm.quantize.training.numerics import autocast, optimizer
+from edgellm.quantize.training.settings import Rates
 from edgellm.quantize.training.tokens import Ids
 
 ROWS_AT_ONCE = 1024

@@ -1,4 +1,4 @@
-"""Training from file to file: a quantized model file and its original go in, with texts; the same model file, trained, comes out."""
+"""Distillation from file to file: a quantized model file and its original go in, with texts; the same model file, trained, comes out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from edgellm.formats import open_checkpoint
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.tmac2 import write_tmac2
 from edgellm.quantize import rewrite
-from edgellm.quantize.calibrate import CalibrationText, calibration_texts, read_text
-from edgellm.quantize.training import distill, reconstruct
+from edgellm.quantize.calibrate import CalibrationText, read_text
+from edgellm.quantize.training import distill
 from edgellm.quantize.training.dataset import Request, dataset
-from edgellm.quantize.training.tokens import encode, windows
+from edgellm.quantize.training.tokens import encode
 from edgellm.text.tokenizer import Tokenizer
 
 TEXT_SHARE = 0.25
@@ -41,21 +41,6 @@ class Job:
     length: int
     seed: int = 0
     progress: bool = True
-
-
-def reconstruct_file(job: Job, count: int, settings: reconstruct.Settings) -> list[reconstruct.LayerReport]:
-    """Train layer by layer on `count` windows of the calibration texts, by default `calibration_texts()`, and write the result.
-
-    Errors as `reconstruct` and `calibration_texts`.
-    """
-    original, initial, tokenizer = _open(job)
-    texts = calibration_texts(job.calibration)
-    drawn = windows(encode(tokenizer, texts), count, job.length, job.seed, tokenizer.bos_id, int(original.config["vocab_size"]))
-    result, reports = reconstruct.reconstruct(original, initial, drawn, settings, job.run_folder, progress=job.progress)
-    layers = [{"before": round(report.before, 4), "after": round(report.after, 4)} for report in reports]
-    facts = {"windows": list(drawn.shape), "settings": asdict(settings), "layers": layers}
-    _write(job, result, "reconstructed", texts, facts)
-    return reports
 
 
 def distill_file(

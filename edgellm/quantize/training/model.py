@@ -6,6 +6,7 @@ their own here, and Gemma's norms, which transformers stores less 1.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,15 +42,16 @@ class Joined(nn.Module):
 
 
 class FrozenLinear(nn.Module):
-    """y = round(x) W^T for a W [N, K] that is not trained: the head. It may share the embedding's memory."""
+    """y = round(x) W^T + bias for a W [N, K] that is not trained. It may share memory: a head with the embedding."""
 
-    def __init__(self, weights: Tensor, activations: str) -> None:
+    def __init__(self, weights: Tensor, activations: str, bias: Tensor | None = None) -> None:
         super().__init__()
         self.weight, self.activations = nn.Parameter(weights, requires_grad=False), activations
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., K] -> [.., N]."""
-        return nn.functional.linear(round_activations(x, self.activations), self.weight)
+        return nn.functional.linear(round_activations(x, self.activations), self.weight, self.bias)
 
 
 def dense(tensor: formats.Tensor) -> F32:
@@ -89,6 +91,40 @@ def student(original: Checkpoint, initial: Checkpoint, wanted: Mapping[str, F32]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.endswith((".latent", ".coefficients")) or "norm" in name)
     return model
+
+
+def quantized_layer(
+    layer: nn.Module, index: int, original: Checkpoint, activations: str, tensors: Mapping[str, formats.Tensor], latent: Mapping[str, F32]
+) -> nn.Module:
+    """A copy of decoder layer `index` of the teacher with `tensors`, by name, in place of its own; inputs of all matrices are rounded.
+
+    Matrices that have `latent` weights become `QuantizedLinear`, and with them the norms can be trained; others stay as they are.
+    """
+    made = copy.deepcopy(layer)
+    prefix, offset = f"model.layers.{index}.", _norm_offset(original.config)
+    for name, own in original.tensors.items():
+        tensor = tensors.get(name, own)
+        if not name.startswith(prefix) or len(tensor.shape) != 2:
+            continue
+        bias = _bias(original, name)
+        linear = (
+            QuantizedLinear(tensor, latent[name], activations, bias)
+            if isinstance(tensor, QuantizedMatrix) and name in latent
+            else FrozenLinear(torch.from_numpy(dense(tensor)), activations, bias)
+        )
+        _replace(made, name.removeprefix(prefix), linear)
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(bool(latent) and (name.endswith((".latent", ".coefficients")) or "norm" in name))
+        if prefix + name in tensors and "norm" in name:
+            parameter.data = torch.from_numpy(dense(tensors[prefix + name]) - np.float32(offset))
+    return made
+
+
+def norms(layer: nn.Module, index: int, config: Mapping[str, Any]) -> Iterator[tuple[str, F32]]:
+    """The weights of a layer's norms as a checkpoint has them, by tensor."""
+    for name, parameter in layer.named_parameters():
+        if "norm" in name:
+            yield f"model.layers.{index}.{name}", parameter.detach().float().cpu().numpy() + np.float32(_norm_offset(config))
 
 
 def trained(model: Any, initial: Checkpoint) -> Checkpoint:
@@ -160,7 +196,7 @@ def _bias(initial: Checkpoint, name: str) -> Tensor | None:
     return None if bias is None else torch.from_numpy(dense(bias))
 
 
-def _replace(model: Any, name: str, linear: QuantizedLinear) -> None:
+def _replace(model: Any, name: str, linear: nn.Module) -> None:
     """Put a trained matrix where transformers has an ordinary one, or a part of one."""
     owner, _, module = name.removesuffix(".weight").rpartition(".")
     parent = model.get_submodule(owner)

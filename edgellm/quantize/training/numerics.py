@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,23 +9,9 @@ from torch import nn
 
 from edgellm.errors import InvalidRequestError
 from edgellm.quantize.training import model as models
+from edgellm.quantize.training.settings import Rates
 
 BETAS = (0.9, 0.95)
-PRECISIONS = ("bfloat16", "float32")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Learning rates, each relative to what it moves, so that they fit matrices and schemes of any size.
-
-    weight: of latent weights, in distances between levels
-    scale:  of scales and minimums, in the same unit
-    norm:   of norms, in their mean magnitude
-    """
-
-    weight: float
-    scale: float
-    norm: float
 
 
 def autocast(precision: str, device: str) -> torch.autocast:

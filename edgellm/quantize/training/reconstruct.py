@@ -1,8 +1,9 @@
-"""Block-wise reconstruction: a quantized model's layers are trained one after the other, each to give what the original's gives.
+"""Block-wise reconstruction: a layer that GPTQ has rounded is trained to give what the original's layer gives.
 
-A layer's input is what the quantized layers before it make of the calibration text, its target what the original layer makes of the
-original's: so it also learns to undo what they got wrong (as in BRECQ, Li et al., 2021, and in OmniQuant, Shao et al., 2023). All of a
-layer is trained at once: latent weights, scales and minimums through `straight_through`, and the norms; activations are rounded meanwhile.
+Its input is what the quantized layers before it make of the calibration text, its target what the original layer makes of the original's:
+so it also learns to undo what they got wrong (as in BRECQ, Li et al., 2021, and in OmniQuant, Shao et al., 2023). All of a layer is trained
+at once: latent weights, scales and minimums through `straight_through`, and the norms; activations are rounded meanwhile. Latent weights
+start at what GPTQ had made of each weight just before it rounded it, so training begins at GPTQ's solution.
 
 The squared error of a token is divided by the energy of the layer's update, the error that its input comes with, and their median over the
 tokens. The few tokens that attention sinks on have a thousand times the energy of others and would else be all that is learned.
@@ -13,10 +14,8 @@ Shapes: S windows of L tokens, D hidden.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,132 +24,130 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from edgellm.errors import NonFiniteError
+from edgellm.formats import checkpoint as formats
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.matrix import F32
+from edgellm.model.config import ModelConfig
+from edgellm.quantize.calibrate import CalibrationText
+from edgellm.quantize.gptq import Rounded
+from edgellm.quantize.partial import Finished
 from edgellm.quantize.training import model as models
-from edgellm.quantize.training import snapshots
-from edgellm.quantize.training.numerics import Rates, autocast, optimizer
-from edgellm.quantize.training.tokens import Ids
+from edgellm.quantize.training.numerics import autocast, default_precision, optimizer
+from edgellm.quantize.training.settings import LayerSettings
+from edgellm.quantize.training.tokens import Ids, encode, windows
+from edgellm.text.tokenizer import Tokenizer
+
+EMPTY: Mapping[str, F32] = MappingProxyType({})
+HELD_OUT = 4
+"""Windows, the last ones, that are not trained on: a layer's error is that on them."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How layers are trained.
-
-    epochs:    how often each window is met; a step takes one
-    rates:     learning rates at first; they fall to 0 like a cosine
-    precision: "bfloat16", in which the products are computed while weights and sums stay float32, or "float32"
-    """
-
-    epochs: int = 3
-    rates: Rates = field(default_factory=lambda: Rates(weight=1e-2, scale=3e-3, norm=1e-3))
-    seed: int = 0
-    precision: str = "bfloat16"
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """A layer's error, as the loss has it: before it was trained, in the last epoch and how long it took."""
-
-    layer: int
-    before: float
-    after: float
-    seconds: float
+def trainer(
+    original: Checkpoint, texts: Sequence[CalibrationText], activations: str, settings: LayerSettings, progress: bool
+) -> Callable[[F32], LayerTrainer]:
+    """What makes the trainer of the embedding, float32 [V, D], as it will be stored. InvalidRequestError: a text is too short."""
+    tokenizer = Tokenizer(original.tokenizer_json, original.config)
+    drawn = windows(
+        encode(tokenizer, texts),
+        settings.windows + HELD_OUT,
+        settings.length,
+        settings.seed,
+        tokenizer.bos_id,
+        int(original.config["vocab_size"]),
+    )
+    return lambda embedding: LayerTrainer(original, embedding, drawn, activations, settings, progress)
 
 
-def reconstruct(
-    original: Checkpoint,
-    initial: Checkpoint,
-    windows: Ids,
-    settings: Settings,
-    run_folder: Path,
-    wanted: Mapping[str, F32] | None = None,
-    progress: bool = True,
-) -> tuple[Checkpoint, list[LayerReport]]:
-    """Train `initial`, a quantized form of `original`, on windows of token ids [S, L]; what comes out is in the same schemes.
+class LayerTrainer:
+    """Takes the calibration windows through the original and the quantized model, a layer at a time, and trains the latter's layers."""
 
-    run_folder: keeps each layer as soon as it is trained. A run that was interrupted goes on from there and ends at the same bits.
-    wanted: where latent weights start (see `models.student`).
+    def __init__(
+        self, original: Checkpoint, embedding: F32, token_ids: Ids, activations: str, settings: LayerSettings, progress: bool = True
+    ) -> None:
+        """embedding: float32 [V, D], as it will be stored. token_ids: [S, L], those after the first settings.windows to see the error by.
 
-    NonFiniteError: a layer's loss is NaN or infinite. InvalidRequestError: `run_folder` holds another run. FetchError: the disk is full.
-    """
-    run = snapshots.digest(asdict(settings) | {"windows": windows, "initial": initial, "original": original.provenance})
-    full, quantized = models.teacher(original), models.student(original, initial, wanted)
-    ids = torch.from_numpy(windows)[:, None]
-    arguments = _layer_arguments(full, ids[0])
-    with torch.no_grad():
-        targets = [full.get_input_embeddings()(row) for row in ids]
-        inputs = [quantized.get_input_embeddings()(row) for row in ids]
-    reports = []
-    with tqdm(total=settings.epochs * len(ids) * len(arguments), unit="step", desc="reconstruct", disable=not progress) as bar:
-        for index, (original_layer, layer) in enumerate(zip(full.model.layers, quantized.model.layers, strict=True)):
-            data = _Data(inputs, targets, _outputs(original_layer, arguments[index], targets, settings.precision))
-            path = run_folder / f"layer-{index:03}.safetensors"
-            if path.exists():
-                state, facts = snapshots.read(path, run)
-                layer.load_state_dict(state)
-                bar.update(settings.epochs * len(ids))
-            else:
-                facts = _train(layer, arguments[index], data, settings, index, bar)
-                snapshots.write(path, layer.state_dict(), run, facts)
-            reports.append(LayerReport(index, **facts))
-            bar.set_postfix_str(f"layer {index}: error {facts['before']:.3f} -> {facts['after']:.3f}")
-            targets, inputs = data.targets, _outputs(layer, arguments[index], inputs, settings.precision)
-    return models.trained(quantized, initial), reports
+        UnsupportedModelError: transformers does not know the architecture.
+        """
+        self._original, self._activations, self._settings, self._progress = original, activations, settings, progress
+        self._precision = settings.precision or default_precision("cpu")
+        self._teacher = models.teacher(original)
+        ids = torch.from_numpy(token_ids)
+        self._arguments = _layer_arguments(self._teacher, ids[:1])
+        self._wanted: Tensor = torch.cat([self._teacher.get_input_embeddings()(row[None]) for row in ids]).detach()
+        scale = np.float32(ModelConfig.from_hf(original.config).embedding_scale)
+        self._hidden = torch.from_numpy(embedding[token_ids] * scale)
+
+    def train(self, index: int, rounded: Mapping[str, Rounded]) -> tuple[dict[str, Finished], dict[str, float]]:
+        """The layer's matrices and norms after training, by tensor, and its error before and after.
+
+        rounded: those of its matrices that are quantized, by tensor, as GPTQ has them. NonFiniteError: the loss is NaN or infinite.
+        """
+        layer = self._layer(index, {name: done.matrix for name, done in rounded.items()}, {n: done.updated for n, done in rounded.items()})
+        original = self._teacher.model.layers[index]
+        data = _Data(self._hidden, self._wanted, self._outputs(index, original, self._wanted, "float32"))
+        errors = self._trained(index, layer, data)
+        matrices = {name: Finished(linear.matrix(), math.nan) for name, linear in models.linears(layer, f"model.layers.{index}")}
+        return matrices | {name: Finished(norm, math.nan) for name, norm in models.norms(layer, index, self._original.config)}, errors
+
+    def advance(self, index: int, finished: Mapping[str, Finished]) -> None:
+        """Go past the layer; `finished` are its tensors that are other than the original's."""
+        self._wanted = self._outputs(index, self._teacher.model.layers[index], self._wanted, "float32")
+        layer = self._layer(index, {name: done.tensor for name, done in finished.items()})
+        self._hidden = self._outputs(index, layer, self._hidden, self._precision)
+
+    def _layer(self, index: int, tensors: Mapping[str, formats.Tensor], latent: Mapping[str, F32] = EMPTY) -> nn.Module:
+        return models.quantized_layer(self._teacher.model.layers[index], index, self._original, self._activations, tensors, latent)
+
+    def _outputs(self, index: int, layer: nn.Module, inputs: Tensor, precision: str) -> Tensor:
+        with torch.no_grad(), models.rounded_once(layer), autocast(precision, "cpu"):
+            return torch.cat([run_layer(layer, x[None], self._arguments[index]) for x in inputs])
+
+    def _trained(self, index: int, layer: nn.Module, data: _Data) -> dict[str, float]:
+        """Train the layer; its error before and after."""
+        settings, arguments = self._settings, self._arguments[index]
+        steps = settings.epochs * settings.windows
+        before = self._error(index, layer, data)
+        rng = np.random.default_rng([settings.seed, index])
+        adam = optimizer(layer, settings.rates)
+        schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+        order = np.concatenate([rng.permutation(settings.windows) for _ in range(settings.epochs)]).tolist()
+        for window in tqdm(order, desc=f"train layer {index}", unit="step", leave=False, disable=not self._progress):
+            with autocast(self._precision, "cpu"):
+                output = run_layer(layer, self._hidden[window : window + 1], arguments)
+            loss = data.loss(window, output)
+            if not loss.isfinite():
+                raise NonFiniteError(f"layer {index}: the loss is not finite; the layers before it are kept: try a lower learning rate")
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            schedule.step()
+        return {"before": before, "after": self._error(index, layer, data)}
+
+    def _error(self, index: int, layer: nn.Module, data: _Data) -> float:
+        """The mean loss over the windows that are held out."""
+        outputs = self._outputs(index, layer, self._hidden[self._settings.windows :], self._precision)
+        losses = [float(data.loss(i, output)) for i, output in enumerate(outputs, self._settings.windows)]
+        return float(f"{np.mean(losses):.4e}")
 
 
 class _Data:
-    """What a layer is trained on: the windows' inputs [1, L, D] and targets [1, L, D], and the weight of each token's error [1, L]."""
+    """What a layer is trained to put out, targets [S, L, D], and the weight of each token's error, [S, L]."""
 
-    def __init__(self, inputs: list[Tensor], original_inputs: list[Tensor], targets: list[Tensor]) -> None:
-        self.inputs, self.targets = inputs, targets
-        streams = list(zip(inputs, original_inputs, targets, strict=True))
-        energies = [((target - x).square() + (q - x).square()).mean(dim=-1) for q, x, target in streams]
-        median = torch.cat(energies).median()
-        self.weights = [1 / (energy + median) for energy in energies]
+    def __init__(self, inputs: Tensor, original_inputs: Tensor, targets: Tensor) -> None:
+        self.targets = targets
+        energies = [((t - x).square() + (q - x).square()).mean(dim=-1) for q, x, t in zip(inputs, original_inputs, targets, strict=True)]
+        energy = torch.stack(energies)
+        self.weights = 1 / (energy + energy.median())
 
     def loss(self, window: int, output: Tensor) -> Tensor:
         """The mean over the tokens of their weighted squared error."""
         return ((output - self.targets[window]).square().mean(dim=-1) * self.weights[window]).mean()
 
 
-def _train(layer: nn.Module, arguments: Mapping[str, Any], data: _Data, settings: Settings, index: int, bar: tqdm[Any]) -> dict[str, float]:
-    """Train one layer; its loss before, its mean loss in the last epoch, and the seconds that it took."""
-    start = time.monotonic()
-    windows, steps = len(data.inputs), settings.epochs * len(data.inputs)
-    with torch.no_grad():
-        outputs = _outputs(layer, arguments, data.inputs, settings.precision)
-        before = sum(float(data.loss(i, output)) for i, output in enumerate(outputs)) / windows
-    rng = np.random.default_rng([settings.seed, index])
-    adam = optimizer(layer, settings.rates)
-    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
-    losses: list[float] = []
-    for window in np.concatenate([rng.permutation(windows) for _ in range(settings.epochs)]).tolist():
-        with autocast(settings.precision, "cpu"):
-            output = run_layer(layer, data.inputs[window], arguments)
-        loss = data.loss(window, output)
-        if not loss.isfinite():
-            raise NonFiniteError(
-                f"layer {index}: the loss of step {len(losses)} is not finite; the layers before it are kept: try lower learning rates"
-            )
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-        bar.update()
-    return {"before": before, "after": float(np.mean(losses[-windows:])), "seconds": time.monotonic() - start}
-
-
 def run_layer(layer: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     """A decoder layer on the residual stream; some architectures' layers give a tuple."""
     output = layer(hidden, **arguments)
     return output[0] if isinstance(output, tuple) else output
-
-
-def _outputs(layer: nn.Module, arguments: Mapping[str, Any], inputs: list[Tensor], precision: str) -> list[Tensor]:
-    with torch.no_grad(), models.rounded_once(layer), autocast(precision, "cpu"):
-        return [run_layer(layer, x, arguments) for x in inputs]
 
 
 def _layer_arguments(model: Any, ids: Tensor) -> list[dict[str, Any]]:

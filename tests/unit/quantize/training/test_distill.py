@@ -20,7 +20,7 @@ from edgellm.formats.matrix import QuantizedMatrix  # noqa: E402
 from edgellm.quantize.training import distill as module  # noqa: E402
 from edgellm.quantize.training import model as models  # noqa: E402
 from edgellm.quantize.training.distill import Outcome, Plan, Settings, distill  # noqa: E402
-from edgellm.quantize.training.numerics import Rates  # noqa: E402
+from edgellm.quantize.training.settings import Rates  # noqa: E402
 from edgellm.quantize.training.teacher_text import generated  # noqa: E402
 from tests.unit.quantize.training import small  # noqa: E402
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,13 @@ torch = pytest.importorskip("torch", reason="training needs torch: pip install '
 pytest.importorskip("transformers", reason="training needs transformers: pip install 'edgellm[train]'")
 
 import edgellm  # noqa: E402
+from edgellm.formats.matrix import QuantizedMatrix  # noqa: E402
 from edgellm.formats.tmac2 import write_tmac2  # noqa: E402
+from edgellm.quantize.gptq import Rounded  # noqa: E402
 from edgellm.quantize.training import model as models  # noqa: E402
-from edgellm.quantize.training.reconstruct import Settings, reconstruct  # noqa: E402
+from edgellm.quantize.training.reconstruct import LayerTrainer  # noqa: E402
+from edgellm.quantize.training.settings import LayerSettings  # noqa: E402
+from edgellm.runtime.weights import dense_matrix  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.unit.quantize.training import small  # noqa: E402
 
@@ -32,9 +37,19 @@ def test_a_trained_model_runs_as_in_torch(name: str, tmp_path: Path, tokenizer_j
     original = tiny.checkpoint(name, tokenizer_json)
     initial = small.rounded(original, "int4-min-g32", original.activations)
     assert small.same_tensors(models.trained(models.student(original, initial), initial).tensors, initial.tensors)
-    windows = np.array([tiny.tokens(), tiny.tokens()[::-1]])
-    result, reports = reconstruct(original, initial, windows, Settings(precision="float32"), tmp_path / "run", progress=False)
-    assert all(report.after < report.before for report in reports)
+    windows = np.array([tiny.tokens(), tiny.tokens()[::-1]] * 3)
+    embedding = dense_matrix(original.tensors["model.embed_tokens.weight"]).weights
+    trainer = LayerTrainer(original, embedding, windows, original.activations, LayerSettings(windows=2, precision="float32"), False)
+    tensors = dict(initial.tensors.items())
+    for index in range(original.config["num_hidden_layers"]):
+        layer = [name for name in initial.tensors if name.startswith(f"model.layers.{index}.") and name.endswith("_proj.weight")]
+        matrices = {name: matrix for name in layer if isinstance(matrix := initial.tensors[name], QuantizedMatrix)}
+        rounded = {name: Rounded(matrix, dense_matrix(original.tensors[name]).weights) for name, matrix in matrices.items()}
+        finished, error = trainer.train(index, rounded)
+        assert error["after"] < error["before"]
+        trainer.advance(index, finished)
+        tensors |= {name: done.tensor for name, done in finished.items()}
+    result = replace(initial, tensors=tensors)
     path = tmp_path / "m.tmac2.bin"
     write_tmac2(path, result)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""From file to file, by the command line: a model is quantized, reconstructed, distilled, and runs."""
+"""From file to file, by the command line: a model is quantized, distilled, and runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytest.importorskip("transformers", reason="training needs transformers: pip ins
 
 import edgellm
 from edgellm.cli import main
-from edgellm.formats.tmac2 import read_tmac2, verify, write_tmac2
+from edgellm.formats.tmac2 import read_tmac2, write_tmac2
 from tests.unit.quantize.training import small
 
 
@@ -34,26 +34,10 @@ def call(command: str) -> Result:
     return CliRunner().invoke(main, command.split())
 
 
-RECONSTRUCT = "reconstruct m.tmac2.bin --from start.tmac2.bin --calibration text.txt --windows 3 --epochs 2 --length 32 -o r.tmac2.bin"
 DISTILL = (
     "distill m.tmac2.bin --from start.tmac2.bin --calibration text.txt --generated-tokens 512 --length 32 --batch-tokens 128 "
     "-o d.tmac2.bin --precision float32 --learning-rate 1e-2"
 )
-
-
-def test_reconstruct_writes_a_model_that_runs_and_says_how_it_was_made(folder: Path) -> None:
-    done = call(RECONSTRUCT)
-    assert (done.exit_code, done.stdout) == (0, "r.tmac2.bin\n"), done.output
-    assert "layer   1: relative error" in done.stderr
-    assert not verify(folder / "r.tmac2.bin")
-    made = read_tmac2(folder / "r.tmac2.bin").provenance
-    assert made["schemes"][-1] == "reconstructed"
-    assert made["reconstructed"]["windows"] == [3, 32]
-    assert len(made["reconstructed"]["layers"]) == 2
-    assert len(edgellm.load(folder / "r.tmac2.bin").logits([1, 2, 3])) == 3
-    first = (folder / "r.tmac2.bin").read_bytes()
-    assert call(RECONSTRUCT).exit_code == 0
-    assert (folder / "r.tmac2.bin").read_bytes() == first
 
 
 def test_distill_writes_a_model_that_runs_and_a_log(folder: Path) -> None:
@@ -81,10 +65,11 @@ def test_distill_writes_a_model_that_runs_and_a_log(folder: Path) -> None:
         (f"{DISTILL} --steps 1 --minutes 1", "by one of --minutes and --steps"),
         (f"{DISTILL} --steps 1 --device cuda", "finds no GPU"),
         (DISTILL.replace("--calibration text.txt --generated-tokens 512", "--steps 1"), "distillation needs text"),
-        (RECONSTRUCT.replace("--length 32", "--length 100000"), "a window takes 100000"),
-        (RECONSTRUCT.replace("text.txt", "m.tmac2.bin"), "is no calibration text"),
-        (RECONSTRUCT.replace("-o r.tmac2.bin", "-o start.tmac2.bin"), "is what is to be converted"),
-        (RECONSTRUCT.replace("--from start", "--from nonesuch"), "nonesuch"),
+        (f"{DISTILL} --steps 1".replace("--length 32", "--length 100000"), "a window takes 100000"),
+        (f"{DISTILL} --steps 1".replace("text.txt", "m.tmac2.bin"), "is no calibration text"),
+        (f"{DISTILL} --steps 1".replace("-o d.tmac2.bin", "-o start.tmac2.bin"), "is what is to be converted"),
+        (f"{DISTILL} --steps 1".replace("--from start", "--from nonesuch"), "nonesuch"),
+        ("quantize m.tmac2.bin --scheme int4 --windows 3", "--windows and --epochs are of --method reconstruct"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(command: str, message: str, folder: Path) -> None:
@@ -101,14 +86,15 @@ def test_another_model_is_refused(folder: Path, tokenizer_json: str) -> None:
     original = small.original(tokenizer_json)
     original.provenance["source_sha256"] = "this"
     write_tmac2(folder / "m.tmac2.bin", original)
-    done = call(RECONSTRUCT)
+    done = call(f"{DISTILL} --steps 1")
     assert done.exit_code == 2
     assert "start.tmac2.bin was not made from" in done.stderr
 
 
-def test_without_torch_the_error_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", [f"{DISTILL} --steps 1", "quantize m.tmac2.bin --scheme int2 --method reconstruct -o r.tmac2.bin"])
+def test_without_torch_the_error_says_what_to_install(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    done = call(RECONSTRUCT)
+    done = call(command)
     assert done.exit_code == 2
     assert "training needs torch" in done.stderr
     assert "pip install 'edgellm[train]'" in done.stderr
