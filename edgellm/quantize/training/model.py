@@ -76,17 +76,16 @@ def teacher(original: Checkpoint) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def student(original: Checkpoint, initial: Checkpoint, wanted: Mapping[str, F32] | None = None) -> Any:
+def student(original: Checkpoint, initial: Checkpoint) -> Any:
     """The model `initial`, a quantized form of `original`, ready to be trained.
 
     Decoder matrices become `QuantizedLinear`, norms are trained too; embedding, head and biases stay as `initial` has them. Latent
-    weights start near `wanted` (by default the original's weights), as far as `initial`'s codes allow.
+    weights start near the original's, as far as `initial`'s codes allow.
     """
     model = teacher(initial)
     for name, tensor in initial.tensors.items():
         if isinstance(tensor, QuantizedMatrix) and name not in (EMBEDDING, HEAD):
-            near = wanted[name] if wanted and name in wanted else dense(original.tensors[name])
-            _replace(model, name, QuantizedLinear(tensor, near, initial.activations, _bias(initial, name)))
+            _replace(model, name, QuantizedLinear(tensor, dense(original.tensors[name]), initial.activations, _bias(initial, name)))
     model.lm_head = FrozenLinear(model.lm_head.weight.data, initial.activations)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.endswith((".latent", ".coefficients")) or "norm" in name)
@@ -120,20 +119,17 @@ def quantized_layer(
     return made
 
 
-def norms(layer: nn.Module, index: int, config: Mapping[str, Any]) -> Iterator[tuple[str, F32]]:
-    """The weights of a layer's norms as a checkpoint has them, by tensor."""
-    for name, parameter in layer.named_parameters():
+def norms(part: nn.Module, config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, F32]]:
+    """The weights of the norms of a model, or of a part of it that is called `prefix`, as a checkpoint has them, by tensor."""
+    for name, parameter in part.named_parameters(prefix=prefix):
         if "norm" in name:
-            yield f"model.layers.{index}.{name}", parameter.detach().float().cpu().numpy() + np.float32(_norm_offset(config))
+            yield name, parameter.detach().float().cpu().numpy() + np.float32(_norm_offset(config))
 
 
 def trained(model: Any, initial: Checkpoint) -> Checkpoint:
     """`initial` with the matrices and norms of the student that was made of it, exactly as it uses them."""
     found: dict[str, formats.Tensor] = {name: module.matrix() for name, module in linears(model)}
-    offset = _norm_offset(initial.config)
-    for name, parameter in model.named_parameters():
-        if "norm" in name:
-            found[name] = parameter.detach().float().cpu().numpy() + np.float32(offset)
+    found |= norms(model, initial.config)
     return replace(initial, tensors={name: found.get(name, tensor) for name, tensor in initial.tensors.items()})
 
 

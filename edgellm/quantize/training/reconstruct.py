@@ -74,6 +74,7 @@ class LayerTrainer:
         ids = torch.from_numpy(token_ids)
         self._arguments = _layer_arguments(self._teacher, ids[:1])
         self._wanted: Tensor = torch.cat([self._teacher.get_input_embeddings()(row[None]) for row in ids]).detach()
+        self._next: Tensor | None = None
         scale = np.float32(ModelConfig.from_hf(original.config).embedding_scale)
         self._hidden = torch.from_numpy(embedding[token_ids] * scale)
 
@@ -83,20 +84,27 @@ class LayerTrainer:
         rounded: those of its matrices that are quantized, by tensor, as GPTQ has them. NonFiniteError: the loss is NaN or infinite.
         """
         layer = self._layer(index, {name: done.matrix for name, done in rounded.items()}, {n: done.updated for n, done in rounded.items()})
-        original = self._teacher.model.layers[index]
-        data = _Data(self._hidden, self._wanted, self._outputs(index, original, self._wanted, "float32"))
+        data = _Data(self._hidden, self._wanted, self._targets(index))
         errors = self._trained(index, layer, data)
-        matrices = {name: Finished(linear.matrix(), math.nan) for name, linear in models.linears(layer, f"model.layers.{index}")}
-        return matrices | {name: Finished(norm, math.nan) for name, norm in models.norms(layer, index, self._original.config)}, errors
+        prefix = f"model.layers.{index}"
+        tensors: dict[str, formats.Tensor] = {name: linear.matrix() for name, linear in models.linears(layer, prefix)}
+        tensors |= models.norms(layer, self._original.config, prefix)
+        return {name: Finished(tensor, math.nan) for name, tensor in tensors.items()}, errors
 
     def advance(self, index: int, finished: Mapping[str, Finished]) -> None:
         """Go past the layer; `finished` are its tensors that are other than the original's."""
-        self._wanted = self._outputs(index, self._teacher.model.layers[index], self._wanted, "float32")
+        self._wanted, self._next = self._targets(index), None
         layer = self._layer(index, {name: done.tensor for name, done in finished.items()})
         self._hidden = self._outputs(index, layer, self._hidden, self._precision)
 
     def _layer(self, index: int, tensors: Mapping[str, formats.Tensor], latent: Mapping[str, F32] = EMPTY) -> nn.Module:
         return models.quantized_layer(self._teacher.model.layers[index], index, self._original, self._activations, tensors, latent)
+
+    def _targets(self, index: int) -> Tensor:
+        """What the original's layer puts out, computed once."""
+        if self._next is None:
+            self._next = self._outputs(index, self._teacher.model.layers[index], self._wanted, "float32")
+        return self._next
 
     def _outputs(self, index: int, layer: nn.Module, inputs: Tensor, precision: str) -> Tensor:
         with torch.no_grad(), models.rounded_once(layer), autocast(precision, "cpu"):
