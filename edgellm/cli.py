@@ -255,7 +255,7 @@ def quantize(source: str, output: Path | None, **options: Any) -> None:
     """Quantize a model's weights to fewer bits.
 
     SRC is as for convert. With gptq, each layer is fitted to the inputs that the layers before it, as quantized, give it on the
-    calibration texts; embedding and head are rounded to nearest. reconstruct needs pip install 'edgellm[train]'. When it is interrupted,
+    calibration texts, and so is the head, if it is not int8. reconstruct needs pip install 'edgellm[train]'. When it is interrupted,
     the same command goes on where it was. Nothing here measures the result's quality. In the cache the model is called
     NAME.SCHEME-METHOD, as --model takes it.
 

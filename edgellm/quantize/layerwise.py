@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from edgellm.formats.architecture import EMBEDDING
+from edgellm.formats.architecture import HEAD
 from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.matrix import Scheme
 from edgellm.model.config import ModelConfig
@@ -20,8 +20,8 @@ from edgellm.model.decoder import F32, LayerWeights
 from edgellm.ops.dense import DenseMatrix, Rounding
 from edgellm.quantize.calibrate import CalibrationText, sequences
 from edgellm.quantize.gptq import Factor, Rounded, columns_of_a_group, gptq, output_error
+from edgellm.quantize.head import quantize_head, stored_embedding
 from edgellm.quantize.partial import Finished, Partial
-from edgellm.quantize.rtn import round_to_nearest
 from edgellm.quantize.stream import HALVES, Inputs, Stream
 from edgellm.runtime.weights import dense_matrix, layer_weights
 from edgellm.text.tokenizer import Tokenizer
@@ -53,15 +53,19 @@ class Plan:
 
 
 def quantize_layers(checkpoint: Checkpoint, plan: Plan, partial: Partial, progress: bool) -> None:
-    """Put every layer's tensors into `partial`, as "layer-0" and so on, and before them the embedding, as "embedding", if it is rounded.
+    """Put every layer's tensors into `partial`, as "layer-0" and so on; before them the embedding, and after them a head (see `head`).
 
     Layers that are there already are only run, so that the result has the same bits as one that was not interrupted.
     """
     config = ModelConfig.from_hf(checkpoint.config)
     tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config)
     tokens = sequences(plan.texts, lambda text: tokenizer.encode(text, special=False), tokenizer.bos_id)
-    embedding = _embedding(checkpoint, plan, partial)
-    stream = Stream(config, tokens, embedding, tokenizer.bos_id, plan.activations)
+
+    def stream_of(embedding: F32) -> Stream:
+        return Stream(config, tokens, embedding, tokenizer.bos_id, plan.activations)
+
+    embedding = stored_embedding(checkpoint, plan.schemes, partial, stream_of, progress)
+    stream = stream_of(embedding)
     trainer = plan.trainer(embedding) if plan.trainer else None
     for index in tqdm(range(config.num_hidden_layers), desc="gptq", unit="layer", disable=not progress):
         finished = partial.load(f"layer-{index}")
@@ -78,19 +82,7 @@ def quantize_layers(checkpoint: Checkpoint, plan: Plan, partial: Partial, progre
             stream.advance(index, half, layer)
         if trainer is not None:
             trainer.advance(index, finished)
-
-
-def _embedding(checkpoint: Checkpoint, plan: Plan, partial: Partial) -> F32:
-    """The embedding as it will be stored, so that the layers make up for its error; round to nearest is all that is known for it."""
-    weights = dense_matrix(checkpoint.tensors[EMBEDDING]).weights
-    if EMBEDDING not in plan.schemes:
-        return weights
-    finished = partial.load("embedding")
-    if finished is None:
-        matrix = round_to_nearest(EMBEDDING, weights, plan.schemes[EMBEDDING])
-        finished = {EMBEDDING: Finished(matrix, float("nan"))}
-        partial.store("embedding", finished)
-    return dense_matrix(finished[EMBEDDING].tensor).weights
+    quantize_head(checkpoint, plan.schemes.get(HEAD), partial, stream, progress)
 
 
 def _layer(checkpoint: Checkpoint, config: ModelConfig, index: int, done: Mapping[str, Tensor]) -> Layer:

@@ -22,8 +22,9 @@ from edgellm.model.config import ModelConfig
 from edgellm.ops.dense import Rounding
 from edgellm.quantize import rewrite
 from edgellm.quantize.calibrate import CalibrationText, calibration_texts
+from edgellm.quantize.head import EMBEDDING_STEP, HEAD_STEP
 from edgellm.quantize.layerwise import LayerTrainer, Plan, quantize_layers
-from edgellm.quantize.partial import Partial, partial
+from edgellm.quantize.partial import Finished, Partial, partial
 from edgellm.quantize.rtn import round_to_nearest
 from edgellm.quantize.training import require_packages
 from edgellm.quantize.training.settings import LayerSettings
@@ -129,8 +130,9 @@ def quantize(
 
     A matrix that is in its scheme already stays as it is, bit for bit; others are rounded from their dequantised weights. Norms become
     float32. The file's provenance says the method, the schemes and their errors; with GPTQ also the calibration texts (`calibration`, or
-    what `calibrate.calibration_texts` finds) and each matrix's relative squared output error on them. GPTQ rounds the layers' matrices;
-    embedding and head are rounded to nearest. Interrupted, it keeps what it has in `destination`.partial, and goes on from there.
+    what `calibrate.calibration_texts` finds) and each matrix's relative squared output error on them. GPTQ rounds the layers' matrices and
+    the head; an int8 head, and an embedding that is no head, are rounded to nearest. Interrupted, it keeps what it has in
+    `destination`.partial, and goes on from there.
 
     UnsupportedModelError: a weight that is not finite or too large. InvalidRequestError: another process writes `destination`; calibration
     texts that are none. And what `convert` raises.
@@ -174,8 +176,8 @@ class _Done:
         self._kept, self._layers = kept, [f"layer-{index}" for index in range(layers)]
 
     def matrix(self, name: str, weights: F32, scheme: Scheme) -> QuantizedMatrix:
-        """The tensor's; a head of its own is rounded to nearest."""
-        step = "embedding" if name == EMBEDDING else name.replace("model.layers.", "layer-").split(".")[0]
+        """The tensor's; an int8 head of its own is rounded to nearest."""
+        step = EMBEDDING_STEP if name == EMBEDDING else name.replace("model.layers.", "layer-").split(".")[0]
         found = (self._kept.load(step) or {}).get(name)
         if found is None:
             return round_to_nearest(name, weights, scheme)
@@ -184,15 +186,17 @@ class _Done:
 
     def norms(self) -> dict[str, F32]:
         """Those that were trained."""
-        found = [item for step in self._layers for item in (self._kept.load(step) or {}).items()]
-        return {name: done.tensor.astype(np.float32) for name, done in found if not isinstance(done.tensor, QuantizedMatrix)}
+        return {name: done.tensor.astype(np.float32) for name, done in self._all() if not isinstance(done.tensor, QuantizedMatrix)}
 
     def errors(self) -> dict[str, Any]:
-        """What the provenance says of errors: those of the matrices, or of the layers where these were trained as a whole."""
-        found = [item for step in self._layers for item in (self._kept.load(step) or {}).items()]
+        """What the provenance says of errors: those of the matrices, and of the layers where these were trained as a whole."""
         layers = [self._kept.facts(step) for step in self._layers]
-        of_matrices = {name: done.output_error for name, done in found if not math.isnan(done.output_error)}
-        return {"layers": layers} if any(layers) else {"output_error": of_matrices}
+        of_matrices = {name: done.output_error for name, done in self._all() if not math.isnan(done.output_error)}
+        return {name: found for name, found in (("layers", layers), ("output_error", of_matrices)) if any(found)}
+
+    def _all(self) -> Iterator[tuple[str, Finished]]:
+        for step in (EMBEDDING_STEP, *self._layers, HEAD_STEP):
+            yield from (self._kept.load(step) or {}).items()
 
 
 class _Job:

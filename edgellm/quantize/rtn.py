@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from edgellm.quantize.trits import fit_planes, fit_ternary
 LARGEST = 65504.0 * 127
 """The largest weight that any scheme can store, its scale being float16; squares of such weights do not overflow."""
 ROWS_OF = 1 << 22
-"""Weights whose rows are packed together: each takes some bytes while that is done."""
+"""Weights whose rows are rounded and packed together: each takes some bytes while that is done."""
 AT_ONCE = 1 << 16
 """Weights that are fitted together: as many as make NumPy's calls worth their cost and stay in the processor's cache."""
 
@@ -25,18 +25,23 @@ def round_to_nearest(name: str, weights: F32, scheme: Scheme) -> QuantizedMatrix
 
     name: of the tensor, for the error: UnsupportedModelError if K is no multiple of 32, or a weight is not finite or too large.
     """
-    rows, cols = weights.shape
-    if cols % BLOCK:
+    if (cols := weights.shape[1]) % BLOCK:
         raise UnsupportedModelError(f"tensor {name} has {cols} columns; {scheme} needs a multiple of {BLOCK}")
+    return by_rows(weights, scheme, lambda part: _rounded(name, part, scheme))
+
+
+def by_rows(weights: F32, scheme: Scheme, rounded: Callable[[F32], QuantizedMatrix]) -> QuantizedMatrix:
+    """What `rounded` makes of float32 [N, K], called for ROWS_OF weights at a time, or for all where the rows share a scale."""
     if scheme.group == "tensor":
-        return _rounded(name, weights, scheme)
+        return rounded(weights)
+    rows, cols = weights.shape
     codes: U8 | I8 = np.empty((rows, scheme.code_bytes(cols)), np.uint8)
     codes = codes.view(np.int8) if scheme.family == "int8" else codes
     scales = np.empty(scheme.scales_shape(rows, cols), np.float16)
     minimums = np.empty_like(scales) if scheme.has_min else None
     step = max(1, ROWS_OF // cols)
     for block in (slice(start, start + step) for start in range(0, rows, step)):
-        part = _rounded(name, weights[block], scheme)
+        part = rounded(weights[block])
         codes[block], scales[block] = part.codes, part.scales
         if minimums is not None:
             minimums[block] = part.minimums

@@ -86,6 +86,16 @@ class Stream:
             hidden[:] = self._run(ops, index, half, layer, hidden)
         self.sinks = self._run(_Alone(self._activations, {}), index, half, layer, self.sinks)
 
+    def final_hessian(self, norm: F32) -> F64:
+        """Of what the head is given, float64 [D, D], E[x x^T]: the states as they are, normalised with the final norm's weight [D]."""
+        seen, step = _Watching(self._activations, {}), Step()
+        for hidden in self.hidden:
+            step.set(0, len(hidden), 0)
+            seen.begin()
+            seen.rmsnorm_quantize(self._state.normed_LD, hidden, norm, self._config.rms_norm_eps, step)
+            seen.watch("lm_head", self._state.normed_LD, len(hidden))
+        return seen.products[0] / seen.counts[0]
+
     def _run(self, ops: _Watching, index: int, half: Half, layer: LayerWeights[DenseMatrix], hidden: F32) -> F32:
         """The states [L, D] after half the layer."""
         step, config, length = Step(), self._config, len(hidden)
@@ -118,10 +128,11 @@ class _Watching(Dense):
     def matmul(self, out: F32, x: Activation, w: DenseMatrix, step: Step, accumulate: bool = False, outputs_only: bool = False) -> None:
         """As in `Dense`."""
         if name := self._names.get(id(w)):
-            self._watch(name, x, step.n_tokens)
+            self.watch(name, x, step.n_tokens)
         super().matmul(out, x, w, step, accumulate, outputs_only)
 
-    def _watch(self, name: str, x: Activation, length: int) -> None:
+    def watch(self, name: str, x: Activation, length: int) -> None:
+        """The matrix of that name reads the first `length` vectors of x."""
         if self._fresh:
             self._fresh = False
             self._input += 1

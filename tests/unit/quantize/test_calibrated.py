@@ -27,7 +27,7 @@ from edgellm.quantize.quantize import Recipe, quantize
 from edgellm.quantize.stream import SINK_WEIGHT, SINKS, Stream
 from edgellm.runtime.engine import Engine
 from edgellm.runtime.weights import layer_weights
-from tests.unit.formats.synthetic import HF_CONFIG, LAYERS, VOCAB, hf_weights, write_hf
+from tests.unit.formats.synthetic import HF_CONFIG, LAYERS, hf_weights, write_hf
 
 GPTQ = Recipe.named("int3-min", method="gptq")
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -71,19 +71,6 @@ def test_what_is_recorded(source: Path, text: Path, tmp_path: Path) -> None:
     assert sorted(provenance["output_error"]) == sorted(matrices)
     assert all(0 < error < 0.2 for error in provenance["output_error"].values())
     assert {file.name for file in tmp_path.iterdir()} == {"m", "m.bin", "text.txt"}
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_embedding_and_head_are_rounded_to_nearest(tied: bool, text: Path, tmp_path: Path) -> None:
-    untied = {} if tied else {"lm_head.weight": np.random.default_rng(3).standard_normal((VOCAB, 64), np.float32)}
-    source = write_hf(tmp_path / "m", hf_weights() | untied, HF_CONFIG | {"tie_word_embeddings": tied})
-    for name, method in (("a.bin", "gptq"), ("b.bin", "rtn")):
-        recipe = Recipe.named("int3-min", "int4", method=method)
-        quantize(source, tmp_path / name, recipe, progress=False, calibration=[text] if method == "gptq" else [])
-    ours, theirs = (read_tmac2(tmp_path / name).tensors for name in ("a.bin", "b.bin"))
-    for name in ("model.embed_tokens.weight", *untied):
-        assert np.array_equal(floats(ours[name]), floats(theirs[name]))
-    assert not np.array_equal(floats(ours[UP]), floats(theirs[UP]))
 
 
 @pytest.mark.parametrize(
