@@ -199,7 +199,7 @@ def quality(session: nox.Session) -> None:
     """What the model says: perplexity and divergence on the texts in EDGELLM_DATA, and their budgets.
 
     By name, instead: `-- peers` asks llama.cpp as well, `-- trust` compares requests with lm-eval's own model, `-- schemes` puts every
-    scheme side by side, for about 40 minutes; it goes on where it was stopped, and takes the options of scripts/quality_schemes.py.
+    scheme side by side, for about an hour; it goes on where it was stopped, and takes the options of scripts/quality_schemes.py.
     """
     prepare(session, model=True)
     if measured_by_name(session, QUALITY):

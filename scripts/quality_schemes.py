@@ -1,10 +1,10 @@
-"""Every scheme of one model side by side: size, perplexity on two texts with and without BOS, divergence from the baseline, speed.
+"""Every scheme of one model side by side: size, perplexity on two texts with and without BOS, divergence, accuracies, speed.
 
-    python -m scripts.quality_schemes [--only NAME] [--add NAME=FILE] [--windows N]      or: nox -s quality -- schemes
+    python -m scripts.quality_schemes [--only NAME] [--add NAME=FILE] [--windows N] [--items N]      or: nox -s quality -- schemes
 
 The baseline is the source file dequantised to float32. Schemes are the rows of SCHEMES: arguments of `edgellm quantize`, and llama.cpp's
-own types of the same model. Each scheme's record is written as soon as it is had; model files and windows that an earlier run had are not
-made again (`build/schemes`, and the evaluations' cache), so an interrupted run goes on where it was.
+own types of the same model. Each scheme's record is written as soon as it is had; model files, windows and answers that an earlier run had
+are not made again (`build/schemes`, and the evaluations' cache), so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from edgellm.evaluate import data
 from edgellm.evaluate.cache import Cache, Key
 from edgellm.evaluate.divergence import WindowDivergence, divergence, window_divergence
 from edgellm.evaluate.perplexity import WINDOW, Score, from_logits, perplexity, ratio, windows_of
+from edgellm.evaluate.task_score import TaskScore
 from edgellm.formats import open_checkpoint
 from edgellm.formats.digest import sha256_of
 from edgellm.formats.fetch import resolve_source
@@ -44,6 +45,7 @@ from edgellm.measure.results import Record, ResultsFile
 from edgellm.measure.table import markdown
 from edgellm.runtime.cores import default_threads
 from edgellm.runtime.dense_engine import BASELINE, DenseEngine
+from edgellm.runtime.engine import Engine
 from edgellm.text.tokenizer import Tokenizer
 from scripts.environment import ROOT
 
@@ -92,29 +94,32 @@ SCHEMES = (
 
 @dataclass(frozen=True)
 class Subject:
-    """A model file that is scored, and how: its own engine's `score` and `logits`. arithmetic: what besides the file decides the values."""
+    """A model file that is scored, and how: its own engine's `score` and `logits`. arithmetic: what besides the file decides the values.
+    engine: loads what answers lm-eval's requests, or is None.
+    """
 
     name: str
     path: Path
     arithmetic: str
     score: Score
     logits: Callable[[Sequence[int]], F32]
+    engine: Callable[[], Engine] | None
 
 
 class Suite:
     """The texts' ids, the baseline, and the cache."""
 
-    def __init__(self, source: Path, windows: int) -> None:
+    def __init__(self, source: Path, windows: int, items: int) -> None:
         checkpoint = open_checkpoint(source)
-        self.source, self.windows, self.cache = source, windows, Cache()
+        self.source, self.windows, self.items, self.cache = source, windows, items, Cache()
         self.tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config)
         self.ids = {text: self.tokenizer.encode(data.text(text), special=False, add_special_tokens=False) for text in TEXTS}
 
     @functools.cached_property
     def baseline(self) -> Subject:
         """Loaded when something of it is missing."""
-        engine = functools.cache(lambda: DenseEngine(self.source, context=CONTEXT))
-        return Subject("baseline", self.source, BASELINE, lambda ids, start: engine().score(ids, start), lambda ids: engine().logits(ids))
+        load = functools.cache(lambda: DenseEngine(self.source, context=CONTEXT))
+        return Subject("baseline", self.source, BASELINE, lambda ids, start: load().score(ids, start), lambda ids: load().logits(ids), load)
 
     def perplexities(self, subject: Subject) -> list[Record]:
         """Of each text without BOS and with it, and over the baseline's of the same windows."""
@@ -165,6 +170,27 @@ class Suite:
         """Of a window, held for all schemes: 100 MB each."""
         return self.baseline.logits(windows_of(self.ids[text], DIVERGENCE_WINDOW, DIVERGENCE_WINDOWS)[index])
 
+    def accuracy(self, subject: Subject) -> Record:
+        """Of each task and of all, beside the baseline's."""
+        if not self.items:
+            return {"tasks": None, "why_not": "left out: --items 0"}
+        if subject.engine is None:
+            return {"tasks": None, "why_not": "lm-eval's requests are asked of edgellm alone"}
+        from scripts.scheme_accuracies import compared
+
+        return {"tasks": compared(self._scores(subject), self._baseline_scores)}
+
+    @functools.cached_property
+    def _baseline_scores(self) -> Mapping[str, TaskScore]:
+        return self._scores(self.baseline)
+
+    def _scores(self, subject: Subject) -> Mapping[str, TaskScore]:
+        from scripts.scheme_accuracies import scores
+
+        assert subject.engine
+        settings = {"arithmetic": subject.arithmetic, "context": CONTEXT}
+        return scores(subject.engine(), _sha256(subject.path), settings, self.items, self.cache, progress=sys.stderr.isatty())
+
     def _bos(self, with_bos: bool) -> int | None:
         return self.tokenizer.bos_id if with_bos else None
 
@@ -202,10 +228,11 @@ def loaded(scheme: Scheme, path: Path, threads: int) -> Iterator[tuple[Subject, 
     backend: Backend
     if scheme.backend == "llama.cpp":
         backend = LlamaCppBackend(path, threads=threads, context=CONTEXT)
-        subject = Subject(scheme.name, path, backend.description()["backend_version"], from_logits(backend.logits), backend.logits)
+        subject = Subject(scheme.name, path, backend.description()["backend_version"], from_logits(backend.logits), backend.logits, None)
     else:
         backend = EdgeLLMBackend(path, threads=threads, context=CONTEXT)
-        subject = Subject(scheme.name, path, f"edgellm {edgellm.__version__}", backend.engine.score, backend.engine.logits)
+        engine = backend.engine
+        subject = Subject(scheme.name, path, f"edgellm {edgellm.__version__}", engine.score, engine.logits, lambda: engine)
     try:
         yield subject, backend
     finally:
@@ -224,6 +251,7 @@ def measured(suite: Suite, scheme: Scheme, path: Path, threads: int) -> Record:
             **sizes(path, scheme.backend),
             "perplexity": suite.perplexities(subject),
             "divergence": suite.divergences(subject),
+            "accuracy": suite.accuracy(subject),
         }
         (speed,) = bench.measure([backend], [SPEED], SPEED_ROUNDS, progress=sys.stderr.isatty())
     return record | {
@@ -289,6 +317,7 @@ def row(record: Record) -> tuple[str, ...]:
     """Of the table that is printed while it grows."""
     ratios = [f"{each['ratio']:.4f}" for each in record["perplexity"]]
     kl, flips = record["divergence"][0]["kl_mean"]["value"], record["divergence"][0]["flip_rate"]["value"]
+    everything = (record["accuracy"]["tasks"] or [None])[-1]
     speed = f"{record['tg64']['avg_ts']:.1f}"
     return (
         record["scheme"],
@@ -297,11 +326,12 @@ def row(record: Record) -> tuple[str, ...]:
         *ratios,
         f"{kl:.4f}",
         f"{flips:.2%}",
+        "n/a" if everything is None else f"{everything['delta']:+.2%}",
         speed,
     )
 
 
-HEAD = ("scheme", "MB", "bits", *(f"{text[:8]}{bos}" for text in TEXTS for bos in ("", " +bos")), "KL", "flips", "tg64")
+HEAD = ("scheme", "MB", "bits", *(f"{text[:8]}{bos}" for text in TEXTS for bos in ("", " +bos")), "KL", "flips", "accuracy", "tg64")
 
 
 def chosen(only: Sequence[str], added: Sequence[str]) -> list[tuple[Scheme, Path | None]]:
@@ -320,20 +350,22 @@ def chosen(only: Sequence[str], added: Sequence[str]) -> list[tuple[Scheme, Path
 @click.option("--only", multiple=True, metavar="NAME", help="This scheme; may be given several times.  [default: all]")
 @click.option("--add", multiple=True, metavar="NAME=FILE", help="A .tmac2.bin that was made otherwise; may be given several times.")
 @click.option("--windows", type=click.IntRange(1), default=16, show_default=True, help="Of each text.")
+@click.option("--items", type=click.IntRange(0), default=200, show_default=True, help="Of each task; 0 leaves accuracies out.")
 @click.option("-t", "--threads", type=click.IntRange(1), help="[default: one per physical core]")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=ROOT / "results" / "quality_schemes.json", help="The results file."
 )
-def main(model: str, only: tuple[str, ...], add: tuple[str, ...], windows: int, threads: int | None, output: Path) -> None:
+def main(model: str, only: tuple[str, ...], add: tuple[str, ...], windows: int, items: int, threads: int | None, output: Path) -> None:
     """Make, measure, print, one scheme after the other; one that fails is named, and the others go on."""
     failed = []
     try:
         schemes = chosen(only, add)
-        suite = Suite(resolve_source(model), windows)
+        suite = Suite(resolve_source(model), windows, items)
         output.parent.mkdir(parents=True, exist_ok=True)
         with ResultsFile(output, kind="quality_schemes", fingerprint=fingerprint()) as results:
             records = []
-            results.append({"scheme": "baseline", "baseline": BASELINE, "perplexity": suite.perplexities(suite.baseline)})
+            perplexities, accuracy = suite.perplexities(suite.baseline), suite.accuracy(suite.baseline)
+            results.append({"scheme": "baseline", "baseline": BASELINE, "perplexity": perplexities, "accuracy": accuracy})
             for scheme, file in schemes:
                 try:
                     records.append(

@@ -19,6 +19,7 @@ from edgellm.report.sources import (
     Beside,
     Measurement,
     Quality,
+    SchemeAccuracy,
     SchemeDivergence,
     SchemeQuality,
     SchemeRatio,
@@ -177,6 +178,7 @@ def _scheme(record: Fields, provenance: str, file: str) -> SchemeQuality:
         layers_bits=record.number("layers_bits_per_weight"),
         ratios=tuple(map(_scheme_ratio, record.list_of_fields("perplexity"))),
         divergences=tuple(map(_scheme_divergence, record.list_of_fields("divergence"))),
+        accuracies=tuple(map(_scheme_accuracy, record.fields("accuracy").list_of_fields("tasks"))),
         tokens_per_second=record.fields("tg64").number("avg_ts"),
         joules_per_token=record.fields("energy").number("joules_per_token"),
         substituted=record.text("substituted"),
@@ -193,6 +195,11 @@ def _scheme_divergence(each: Fields) -> SchemeDivergence:
     mean = each.fields("kl_mean")
     others = (each.fields(name).number("value") for name in ("kl_median", "kl_p99", "flip_rate"))
     return SchemeDivergence(each.text("text"), mean.required_number("value"), mean.interval("interval"), *others)
+
+
+def _scheme_accuracy(each: Fields) -> SchemeAccuracy:
+    accuracy, baseline, delta = map(each.required_number, ("accuracy", "baseline_accuracy", "delta"))
+    return SchemeAccuracy(each.text("task"), each.count("items"), accuracy, baseline, delta, each.interval("delta_interval"))
 
 
 def _mean_interval(samples: Sequence[float]) -> Interval | None:

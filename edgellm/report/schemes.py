@@ -17,6 +17,7 @@ SMALLER = 4.8
 def blocks(schemes: Sequence[SchemeQuality]) -> Iterator[Block]:
     """Of schemes that were measured by the same protocol."""
     ordered = sorted(schemes, key=lambda scheme: -(scheme.layers_bits or 0))
+    yield from _side_by_side(ordered)
     yield Heading(3, "Schemes: perplexity over the baseline's, with 95% intervals")
     yield _perplexities(ordered)
     yield Notes((f"Baseline: {ordered[0].baseline}. bits: stored per weight of the layers' matrices. MB: the file.",))
@@ -30,6 +31,59 @@ def blocks(schemes: Sequence[SchemeQuality]) -> Iterator[Block]:
         yield Notes(tuple(substituted))
 
 
+def _side_by_side(schemes: Sequence[SchemeQuality]) -> Iterator[Block]:
+    """What a choice between schemes looks at; nothing where no accuracies were measured."""
+    asked = next((scheme for scheme in schemes if scheme.accuracies), None)
+    if asked is None:
+        return
+    tasks, texts = [each.task for each in asked.accuracies], [each.text for each in asked.ratios if not each.bos]
+    names = ("scheme", "engine")
+    yield Heading(3, "BitNet 1.58 against INT4")
+    baseline = ("baseline", NOT_AVAILABLE, NOT_AVAILABLE, NOT_AVAILABLE, *(number(_baseline_perplexity(asked, text), 4) for text in texts))
+    yield Table(
+        (*names, "bits", "MB", *texts, *tasks, "tg64", "J/token"),
+        (
+            (*baseline, *(number(each.baseline) for each in asked.accuracies), NOT_AVAILABLE, NOT_AVAILABLE),
+            *(_figures(scheme, texts, tasks) for scheme in schemes),
+        ),
+        names=len(names),
+    )
+    items = ", ".join(f"{each.task} {each.items}" for each in asked.accuracies)
+    yield Notes(
+        ("Of texts: perplexity. Of tasks: share of items answered rightly, of the same ones by all schemes.", f"Items: {items}."),
+    )
+    yield Heading(3, "Schemes: accuracy less the baseline's, with 95% intervals")
+    yield Table((*names, *tasks), tuple(_deltas(scheme, tasks) for scheme in schemes if scheme.accuracies), names=len(names))
+    yield Notes(("Paired: the items are drawn again together, so that what makes one hard for both cancels.",))
+
+
+def _figures(scheme: SchemeQuality, texts: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
+    accuracies = {each.task: each.accuracy for each in scheme.accuracies}
+    return (
+        shortened(scheme.name),
+        scheme.backend,
+        number(scheme.layers_bits),
+        _megabytes(scheme),
+        *(_ratio(scheme, text, bos=False)[0] for text in texts),
+        *(number(accuracies.get(task)) for task in tasks),
+        number(scheme.tokens_per_second),
+        number(scheme.joules_per_token),
+    )
+
+
+def _deltas(scheme: SchemeQuality, tasks: Sequence[str]) -> tuple[str, ...]:
+    found = {each.task: with_interval(each.delta, each.interval) for each in scheme.accuracies}
+    return (shortened(scheme.name), scheme.backend, *(found.get(task, NOT_AVAILABLE) for task in tasks))
+
+
+def _baseline_perplexity(scheme: SchemeQuality, text: str) -> float | None:
+    return next((each.perplexity / each.ratio for each in scheme.ratios if (each.text, each.bos) == (text, False)), None)
+
+
+def _megabytes(scheme: SchemeQuality) -> str:
+    return number(None if scheme.file_bytes is None else scheme.file_bytes / 1e6)
+
+
 def _perplexities(schemes: Sequence[SchemeQuality]) -> Table:
     rows = [
         (
@@ -37,7 +91,7 @@ def _perplexities(schemes: Sequence[SchemeQuality]) -> Table:
             scheme.backend,
             text,
             number(scheme.layers_bits),
-            number(None if scheme.file_bytes is None else scheme.file_bytes / 1e6),
+            _megabytes(scheme),
             *_ratio(scheme, text, bos=False),
             *_ratio(scheme, text, bos=True),
         )

@@ -172,6 +172,18 @@ class SchemeDivergence:
 
 
 @dataclass(frozen=True)
+class SchemeAccuracy:
+    """Share of a task's items that were answered rightly; delta: less the baseline's on the same items, with its paired interval."""
+
+    task: str
+    items: int | None
+    accuracy: float
+    baseline: float
+    delta: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
 class SchemeQuality:
     """A model file beside the baseline. bits per weight of the layers' matrices; `substituted`: matrices that are of another type."""
 
@@ -185,6 +197,7 @@ class SchemeQuality:
     layers_bits: float | None
     ratios: tuple[SchemeRatio, ...]
     divergences: tuple[SchemeDivergence, ...]
+    accuracies: tuple[SchemeAccuracy, ...]
     tokens_per_second: float | None
     joules_per_token: float | None
     substituted: str

@@ -10,6 +10,8 @@ from edgellm.errors import InvalidRequestError
 from edgellm.evaluate import data
 from edgellm.evaluate.cache import Cache
 from edgellm.measure import bench
+from edgellm.runtime.dense_engine import BASELINE, DenseEngine
+from edgellm.runtime.engine import Engine
 from scripts import quality_schemes
 from scripts.quality_schemes import SCHEMES, Scheme, Suite, chosen, loaded, measured, row
 
@@ -21,7 +23,7 @@ def suite(synthetic_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name, value in (("WINDOW", 16), ("CONTEXT", 17), ("DIVERGENCE_WINDOW", 16), ("SPEED_ROUNDS", 2)):
         monkeypatch.setattr(quality_schemes, name, value)
     monkeypatch.setattr(bench.Case, "run", lambda _, backend: [1_000_000])
-    made = Suite(synthetic_model, windows=3)
+    made = Suite(synthetic_model, windows=3, items=0)
     made.cache = Cache(tmp_path)
     return made
 
@@ -38,6 +40,7 @@ def test_everything_of_a_scheme(suite: Suite, synthetic_model: Path) -> None:
     for each in record["divergence"]:
         assert 0 < each["kl_mean"]["value"] < 0.01
         assert each["tokens"] == quality_schemes.DIVERGENCE_WINDOWS * 16
+    assert record["accuracy"] == {"tasks": None, "why_not": "left out: --items 0"}
     assert record["energy"]["joules_per_token"] is None
     assert record["layers_bits_per_weight"] > 4
     assert len(row(record)) == len(quality_schemes.HEAD)
@@ -46,11 +49,31 @@ def test_everything_of_a_scheme(suite: Suite, synthetic_model: Path) -> None:
 def test_a_run_that_was_stopped_goes_on(suite: Suite, synthetic_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with loaded(Scheme("keep"), synthetic_model, 1) as (subject, _):
         whole = suite.perplexities(subject), suite.divergences(subject)
-    again = Suite(synthetic_model, windows=3)
+    again = Suite(synthetic_model, windows=3, items=0)
     again.cache = suite.cache
     monkeypatch.setattr(quality_schemes, "DenseEngine", None)  # nothing is computed again
-    stopped = quality_schemes.Subject(subject.name, subject.path, subject.arithmetic, None, None)  # type: ignore[arg-type]
+    stopped = quality_schemes.Subject(subject.name, subject.path, subject.arithmetic, None, None, None)  # type: ignore[arg-type]
     assert (again.perplexities(stopped), again.divergences(stopped)) == whole
+
+
+def test_accuracies_are_of_the_same_items(suite: Suite, synthetic_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = pytest.importorskip("scripts.scheme_accuracies", reason="lm-eval is not installed: pip install 'edgellm[eval]'")
+    asked: list[tuple[type, dict[str, object], int]] = []
+    monkeypatch.setattr(accuracies, "scores", lambda engine, _, settings, items, *__, **___: asked.append((type(engine), settings, items)))
+    monkeypatch.setattr(accuracies, "compared", lambda *scores: list(scores))
+    suite.items = 6
+    with loaded(Scheme("keep"), synthetic_model, 1) as (subject, _):
+        for _ in range(2):
+            assert suite.accuracy(subject) == {"tasks": [None, None]}
+    ours = {"arithmetic": subject.arithmetic, "context": 17}
+    theirs = {"arithmetic": BASELINE, "context": 17}
+    assert asked == [(Engine, ours, 6), (DenseEngine, theirs, 6), (Engine, ours, 6)]
+
+
+def test_llama_cpp_is_not_asked(suite: Suite, synthetic_model: Path) -> None:
+    suite.items = 6
+    peer = quality_schemes.Subject("Q4_0", synthetic_model, "llama.cpp", None, None, None)  # type: ignore[arg-type]
+    assert suite.accuracy(peer) == {"tasks": None, "why_not": "lm-eval's requests are asked of edgellm alone"}
 
 
 def test_which_schemes(tmp_path: Path) -> None:

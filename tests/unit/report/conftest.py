@@ -149,6 +149,23 @@ def scheme_record(
     }
 
 
+def accuracy(**right: float) -> Document:
+    """Of tasks, the baseline being right in half of the items of each."""
+    return {
+        "tasks": [
+            {
+                "task": task,
+                "items": 200,
+                "accuracy": share,
+                "baseline_accuracy": 0.5,
+                "delta": share - 0.5,
+                "delta_interval": [share - 0.53125, share - 0.46875],
+            }
+            for task, share in right.items()
+        ]
+    }
+
+
 def journal(*milliseconds: float, **head: Any) -> str:
     lines = [
         {"schema": "edgellm-journal", "version": 1, "created": "2026-11-23T18:20:00+00:00", "fingerprint": FINGERPRINT, **head},

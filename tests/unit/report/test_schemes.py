@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from edgellm.report.overview import as_json, make_report
-from tests.unit.report.conftest import Document, Write, results_document, scheme_record
+from tests.unit.report.conftest import Document, Write, accuracy, results_document, scheme_record
 from tests.unit.report.test_overview import shown
 
 
@@ -17,6 +17,27 @@ def test_schemes_stand_side_by_side_most_bits_first(write: Write) -> None:
     assert "int4-g64 edgellm tinyshakespeare 0.250 [0.200, 0.300] 0.250 0.250 0.250 102 n/a" in written
     assert written.index("int4-g64 edgellm wikitext2_test") < written.index("ternary edgellm wikitext2_test")
     assert "Baseline: dequantised" in written
+
+
+def test_accuracies_beside_size_perplexity_and_speed(write: Write) -> None:
+    four = scheme_record(accuracy=accuracy(hellaswag=0.46875, all=0.48))
+    ternary = scheme_record("ternary", bits=1.75, ratio=3.0, file_bytes=50_000_000, accuracy=accuracy(hellaswag=0.25, all=0.3))
+    peer = scheme_record("TQ2_0", bits=2.0, accuracy={"tasks": None, "why_not": "asked of edgellm alone"})
+    written = shown(write, document(four, ternary, peer))
+    for line in (
+        "scheme engine bits MB wikitext2_test tinyshakespeare hellaswag all tg64 J/token",
+        "baseline n/a n/a n/a 20 20 0.500 0.500 n/a n/a",
+        "int4-g64 edgellm 4.50 90 20.80 20.80 0.469 0.480 102 n/a",
+        "TQ2_0 edgellm 2 90 20.80 20.80 n/a n/a 102 n/a",
+        "ternary edgellm 1.75 50 60 60 0.250 0.300 102 n/a",
+        "int4-g64 edgellm -0.0312 [-0.0625, 0] -0.0200 [-0.0513, 0.0112]",
+    ):
+        assert line in written
+    assert "hellaswag 200, all 200" in " ".join(written.split())
+
+
+def test_files_without_accuracies_have_no_such_table(write: Write) -> None:
+    assert "BitNet" not in shown(write, document(scheme_record()))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +74,11 @@ def test_rows_as_json(write: Write) -> None:
     assert [source.remarks for source in report.sources] == [("1 of 2 records are summarised",)]
 
 
-@pytest.mark.parametrize("wrong", [{"perplexity": [{"ratio": "good"}]}, {"divergence": [{}]}, {"file_bytes": -1}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"perplexity": [{"ratio": "good"}]}, {"divergence": [{}]}, {"file_bytes": -1}, {"accuracy": {"tasks": [{"task": "piqa"}]}}],
+    ids=str,
+)
 def test_what_is_no_record_is_named(write: Write, wrong: Document) -> None:
     report = make_report([write("schemes.json", document(scheme_record(**wrong)))])
     assert len(report.problems) == 1
