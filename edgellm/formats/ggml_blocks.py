@@ -44,12 +44,12 @@ class BlockType:
         return self.scheme.group
 
 
-def lossless(raw: U8, shape: tuple[int, int], type_name: str) -> QuantizedMatrix:
-    """The matrix [N, K] with exactly the weights of the blocks, uint8 of any shape, row after row; type_name is one of LOSSLESS.
+def lossless(raw: U8, cols: int, type_name: str) -> QuantizedMatrix:
+    """The matrix [N, cols] with exactly the weights of the blocks, uint8 [N, bytes of a row]; type_name is one of LOSSLESS.
 
     ModelFileError: a code that stands for no weight.
     """
-    kind, (rows, cols) = LOSSLESS[type_name], shape
+    kind, rows = LOSSLESS[type_name], len(raw)
     blocks = raw.reshape(rows, cols // kind.weights, -1)
     codes: npt.NDArray[Any] = np.empty((rows, kind.scheme.code_bytes(cols)), np.int8 if kind.scheme == INT8 else np.uint8)
     for start in range(0, rows, ROWS_AT_ONCE):

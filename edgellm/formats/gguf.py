@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgellm.errors import EdgeLLMError, ModelFileError
 from edgellm.formats.architecture import in_model_order
@@ -18,11 +19,14 @@ from edgellm.formats.gguf_config import architecture_of, hf_config
 from edgellm.formats.gguf_header import GGUFHeader, TensorInfo, parse_header
 from edgellm.formats.gguf_names import Architecture, hf_row_order, rows_of
 from edgellm.formats.gguf_tokenizer import tokenizer_json_from_gguf
-from edgellm.formats.matrix import F32, QuantizedMatrix
+from edgellm.formats.mapped import drop_pages
+from edgellm.formats.matrix import F32, U8, QuantizedMatrix
 from edgellm.formats.tensors import LazyTensors, TensorSpec
 
 CHAT_TEMPLATE = "tokenizer.chat_template"
 SCALE_SUFFIX = "_scale"
+FLOATS = {"F32": "<f4", "F16": "<f2"}
+Rows = slice | npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ class Source:
         kept = self.scale is None and self.info.type_name == "F16"
         return TensorSpec(self.info.shape, "float16" if kept else "float32", self.info.type_name)
 
-    def read(self, data: mmap.mmap) -> Tensor:
-        """The tensor. With a scale it is float32, because no scheme's float16 scales hold the products exactly."""
-        tensor = decode(self.info, data)
+    def read(self, data: mmap.mmap, rows: Rows) -> Tensor:
+        """Rows of the tensor. With a scale it is float32, because no scheme's float16 scales hold the products exactly."""
+        tensor = decode(self.info, data, rows)
         if self.scale is None:
             return tensor
         weights = tensor.dequantize() if isinstance(tensor, QuantizedMatrix) else tensor.astype(np.float32)
@@ -71,9 +75,14 @@ def read_gguf(path: Path) -> Checkpoint:
     if not isinstance(chat_template, str | None):
         raise ModelFileError(f"{path}: key {CHAT_TEMPLATE!r} is not a string")
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]} if architecture.neighbours else {}
+
+    def read(name: str, rows: slice) -> Tensor:
+        rotated = heads.get(name.split(".")[-2])  # rows for a rope of neighbours
+        return sources[name].read(data, rows if rotated is None else hf_row_order(specs[name].shape[0], rotated)[rows])
+
     return Checkpoint(
         config=config,
-        tensors=LazyTensors(specs, lambda name: _in_hf_rows(sources[name].read(data), heads.get(name.split(".")[-2]))),
+        tensors=LazyTensors(specs, read),
         tokenizer_json=tokenizer_json,
         chat_template=chat_template,
         provenance={"source": path.name, "format": "gguf"},
@@ -90,21 +99,32 @@ def map_file(path: Path) -> mmap.mmap:
         raise ModelFileError(f"{path}: cannot be read: {error}") from error
 
 
-def decode(info: TensorInfo, data: mmap.mmap) -> Tensor:
-    """The tensor: a QuantizedMatrix for matrices of a type in LOSSLESS, float16 for F16, float32 for every other type."""
-    raw = np.frombuffer(data, np.uint8, info.nbytes, info.start)
-    if info.type_name in LOSSLESS and len(info.shape) == 2:
-        try:
-            return lossless(raw, (info.shape[0], info.shape[1]), info.type_name)
-        except ModelFileError as error:
-            raise ModelFileError(f"tensor {info.name}: {error}") from error
-    if info.type_name in ("F32", "F16"):
-        return raw.view("<f4" if info.type_name == "F32" else "<f2").reshape(info.shape)
+def decode(info: TensorInfo, data: mmap.mmap, rows: Rows = slice(None)) -> Tensor:
+    """Rows of the tensor: a QuantizedMatrix for matrices of a type in LOSSLESS, float16 for F16, float32 for every other type.
+
+    What is no float in the file is a copy, and the file's pages are given back.
+    """
+    stored = np.frombuffer(data, np.uint8, info.nbytes, info.start)
+    if info.type_name in FLOATS:
+        return stored.view(FLOATS[info.type_name]).reshape(info.shape)[rows]
+    if len(info.shape) == 1:  # whose numbers lie in blocks, not in rows
+        return _dequantised(stored, info.type_name)[rows]
+    blocks = stored.reshape(info.shape[0], -1)[rows]
+    try:
+        tensor = lossless(blocks, info.shape[-1], info.type_name) if info.type_name in LOSSLESS else _dequantised(blocks, info.type_name)
+    except ModelFileError as error:
+        raise ModelFileError(f"tensor {info.name}: {error}") from error
+    drop_pages(stored)
+    return tensor
+
+
+def _dequantised(blocks: U8, type_name: str) -> F32:
+    """Bytes [..., bytes of a row] -> weights [..., K], as ggml computes them."""
     from gguf import GGMLQuantizationType, quants  # only needed for types that are not kept, and slow to import
 
     with np.errstate(all="ignore"):  # a corrupt scale may be infinite; that is for the reader of the weights to judge
-        weights: Any = quants.dequantize(raw, GGMLQuantizationType[info.type_name])
-    return np.asarray(weights, np.float32).reshape(info.shape)
+        weights: Any = quants.dequantize(blocks, GGMLQuantizationType[type_name])
+    return np.asarray(weights, np.float32)
 
 
 def _sources(header: GGUFHeader, architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Source]:
@@ -138,11 +158,3 @@ def _vector(info: TensorInfo, data: mmap.mmap) -> F32:
     if len(info.shape) != 1:
         raise ModelFileError(f"tensor {info.name} has shape {info.shape}; it must be a vector")
     return np.asarray(decode(info, data), np.float32)
-
-
-def _in_hf_rows(tensor: Tensor, heads: int | None) -> Tensor:
-    """The tensor with its rows in Hugging Face's order; heads: of a q or k projection whose rows are for a rope of neighbours."""
-    if heads is None:
-        return tensor
-    order = hf_row_order(tensor.shape[0], heads)
-    return tensor.take_rows(order) if isinstance(tensor, QuantizedMatrix) else tensor[order]

@@ -17,7 +17,7 @@ from edgellm.formats.hf_tensors import Source, sources
 from edgellm.formats.mapped import drop_pages
 from edgellm.formats.paths import exists
 from edgellm.formats.safetensors_file import SafetensorsFile, open_safetensors
-from edgellm.formats.tensors import LazyTensors
+from edgellm.formats.tensors import LazyTensors, row_blocks
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -29,8 +29,6 @@ TEMPLATE = "chat_template.jinja"
 PATTERNS = (CONFIG, GENERATION_CONFIG, "model*.safetensors", INDEX, TOKENIZER, TOKENIZER_CONFIG, TEMPLATE)
 """The files that are read; all that a fetch needs to bring."""
 
-AT_ONCE = 1 << 24
-"""Weights of BF16 that are widened together, before the pages of the file that they lie in are given back."""
 DERIVED = ".self_attn.rotary_emb.inv_freq"
 """Old checkpoints store the rotary frequencies; they follow from the config, so they are left out."""
 
@@ -50,8 +48,8 @@ def read_hf(folder: Path) -> Checkpoint:
                 files[name] = file
     stored = {name: file.tensors[name] for name, file in files.items()}
 
-    def read(name: str) -> npt.NDArray[np.generic]:
-        return _array(name, files[name])
+    def read(name: str, rows: slice) -> npt.NDArray[np.generic]:
+        return _array(name, files[name], rows)
 
     try:
         made = sources(config, stored)
@@ -60,7 +58,7 @@ def read_hf(folder: Path) -> Checkpoint:
         raise type(error)(f"{folder}: {error}") from error
     return Checkpoint(
         config=config,
-        tensors=LazyTensors(specs, lambda name: made[name].read(read)),
+        tensors=LazyTensors(specs, lambda name, rows: made[name].read(read, rows)),
         tokenizer_json=_read_text(folder / TOKENIZER),
         chat_template=_chat_template(folder),
         activations=_activations(made),
@@ -99,17 +97,17 @@ def _activations(made: Mapping[str, Source]) -> str:
     return ACTIVATIONS[any(source.scale is not None for source in made.values())]
 
 
-def _array(name: str, file: SafetensorsFile) -> npt.NDArray[np.generic]:
-    """A stored tensor; a view of the file, but for BF16, which is the upper half of a float32."""
-    view = file.view(name)
+def _array(name: str, file: SafetensorsFile, rows: slice) -> npt.NDArray[np.generic]:
+    """Rows of a stored tensor; a view of the file, but for BF16, which is the upper half of a float32."""
+    view = np.atleast_1d(file.view(name))[rows]
     if file.tensors[name].dtype != "BF16":
         return view
-    flat, wide = view.reshape(-1), np.empty(view.size, np.uint32)
-    for start in range(0, view.size, AT_ONCE):
-        wide[start : start + AT_ONCE] = flat[start : start + AT_ONCE]
+    wide = np.empty(view.shape, np.uint32)
+    for some in row_blocks(view.shape):
+        wide[some] = view[some]
         drop_pages(view)
     wide <<= 16
-    return wide.view(np.float32).reshape(view.shape)
+    return wide.view(np.float32)
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.architecture import head_shape
 from edgellm.formats.checkpoint import Tensor
+from edgellm.formats.mapped import drop_pages
 from edgellm.formats.matrix import BLOCK, QuantizedMatrix, Scheme, pack_codes
 from edgellm.formats.safetensors_file import StoredTensor
 from edgellm.formats.tensors import TensorSpec
@@ -26,26 +27,26 @@ from edgellm.formats.tensors import TensorSpec
 FORMS = {"F32": "float32", "F16": "float16", "BF16": "float32"}
 PACKED = Scheme("ternary", "tensor")
 PACKED_ROWS = 4
-Read = Callable[[str], npt.NDArray[np.generic]]
-"""A stored tensor by its name: float32, float16, or uint8 where it is packed."""
+WHOLE = slice(None)
+Read = Callable[[str, slice], npt.NDArray[np.generic]]
+"""Rows of a stored tensor by its name: float32, float16, or uint8 where it is packed. A number without dimensions is a vector of one."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a checkpoint's tensor comes from: a stored one, of it maybe only these rows, added to maybe 1, maybe packed trits."""
+    """Where a checkpoint's tensor comes from: a stored one, maybe from this row on, added to maybe 1, maybe packed trits."""
 
     stored: str
     spec: TensorSpec
-    rows: slice | None = None
+    first_row: int = 0
     plus_one: bool = False
     scale: str | None = None
 
-    def read(self, read: Read) -> Tensor:
-        """The tensor. ModelFileError or UnsupportedModelError: packed trits that are none, or a scale that can't be kept."""
-        stored = read(self.stored)
+    def read(self, read: Read, rows: slice) -> Tensor:
+        """Rows of the tensor. ModelFileError or UnsupportedModelError: packed trits that are none, or a scale that can't be kept."""
         if self.scale is not None:
-            return _unpacked(self.stored, stored, self.scale, read(self.scale))
-        tensor = stored if self.rows is None else stored[self.rows]
+            return _unpacked(self.stored, read(self.stored, WHOLE), rows, self.scale, read(self.scale, WHOLE))
+        tensor = read(self.stored, slice(self.first_row + rows.start, self.first_row + rows.stop))
         return np.float32(1) + tensor.astype(np.float32) if self.plus_one else tensor
 
 
@@ -81,7 +82,7 @@ def _made_of(
         if len(tensor.shape) != 2 or tensor.shape[0] != sum(parts.values()):
             raise ModelFileError(f"tensor {name} has shape {tensor.shape}; the config asks for {sum(parts.values())} rows")
         for part, rows in parts.items():
-            yield part, Source(name, TensorSpec((rows, tensor.shape[1]), form, tensor.dtype), slice(start, start + rows))
+            yield part, Source(name, TensorSpec((rows, tensor.shape[1]), form, tensor.dtype), first_row=start)
             start += rows
         return
     plus_one = config.get("model_type") == "gemma3_text" and name.endswith("norm.weight")
@@ -110,9 +111,11 @@ def _packed(name: str, tensor: StoredTensor, stored: Mapping[str, StoredTensor])
     return Source(name, TensorSpec((PACKED_ROWS * tensor.shape[0], tensor.shape[1]), str(PACKED), "U8"), scale=scale)
 
 
-def _unpacked(name: str, packed: npt.NDArray[np.generic], scale_name: str, scale: npt.NDArray[np.generic]) -> QuantizedMatrix:
-    shifts = np.arange(0, 8, 8 // PACKED_ROWS, dtype=np.uint8)[:, None, None]
-    codes = (packed.astype(np.uint8, copy=False) >> shifts & np.uint8(3)).reshape(1, -1, packed.shape[1])
+def _unpacked(name: str, packed: npt.NDArray[np.generic], rows: slice, scale_name: str, scale: npt.NDArray[np.generic]) -> QuantizedMatrix:
+    places, packed_rows = np.divmod(np.arange(rows.start, rows.stop), len(packed))
+    shifts = (8 // PACKED_ROWS * places).astype(np.uint8)
+    codes = packed.astype(np.uint8, copy=False)[packed_rows] >> shifts[:, None] & np.uint8(3)
+    drop_pages(packed)
     if (codes == 3).any():
         raise ModelFileError(f"tensor {name} holds a code that is no trit; the file is corrupt, or not packed as BitNet's are")
     exact = float(scale.reshape(()))
@@ -120,4 +123,4 @@ def _unpacked(name: str, packed: npt.NDArray[np.generic], scale_name: str, scale
         kept = np.full((1, 1), exact, np.float16)
     if float(kept[0, 0]) != exact:
         raise UnsupportedModelError(f"tensor {scale_name} = {exact:g} can't be kept exactly: ternary scales are float16")
-    return QuantizedMatrix(PACKED, pack_codes(PACKED, codes), kept)
+    return QuantizedMatrix(PACKED, pack_codes(PACKED, codes[None]), kept)

@@ -21,9 +21,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, count
+from itertools import accumulate, chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -35,13 +35,35 @@ from edgellm.formats.checkpoint import ACTIVATIONS, Checkpoint, Tensor
 from edgellm.formats.mapped import drop_pages
 from edgellm.formats.matrix import BLOCK, QuantizedMatrix, Scheme
 from edgellm.formats.safetensors_file import DTYPES, SafetensorsFile, open_safetensors
-from edgellm.formats.tensors import FLOAT_BYTES, LazyTensors, TensorSpec
+from edgellm.formats.tensors import FLOAT_BYTES, LazyTensors, TensorSpec, take_rows
 
 FORMAT, FORMAT_VERSION = "edgellm.tmac2", "1"
 ALIGNMENT = 64
 PADDING = "padding."
 NO_CHECKSUM = "0" * 32
 FLOAT_DTYPES = {"float32": "F32", "float16": "F16"}
+
+
+class _Place:
+    """Where a part goes in the file that is written. Its rows come in order, some at a time."""
+
+    def __init__(self, part: _Part, start: int) -> None:
+        self.part, self._next, self._hash = part, start, hashlib.blake2b(digest_size=16)
+
+    def write(self, file: BinaryIO, array: npt.NDArray[np.generic], rows: slice) -> None:
+        """The array that holds the part's next rows. ModelFileError: it does not."""
+        expected = (len(range(self.part.shape[0])[rows]), *self.part.shape[1:])
+        if array.shape != expected or array.dtype != np.dtype(DTYPES[self.part.dtype]):
+            raise ModelFileError(f"tensor {self.part.name} came as {array.dtype} {array.shape}; announced was {self.part.dtype} {expected}")
+        data = np.ascontiguousarray(array).data
+        file.seek(self._next)
+        self._next += file.write(data)
+        self._hash.update(data)
+
+    @property
+    def checksum(self) -> str:
+        """Of what was written."""
+        return self._hash.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,7 @@ class _Part:
 
 
 def write_tmac2(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint, one tensor in memory at a time; `path` is replaced only once the whole file is on the disk.
+    """Write the checkpoint, some rows of a tensor in memory at a time; `path` is replaced only once the whole file is on the disk.
 
     The provenance is what it is once the last tensor was read: values that only then are known may be set in it until then, if they are
     written no longer than those that they replace.
@@ -68,17 +90,21 @@ def write_tmac2(path: Path, checkpoint: Checkpoint) -> None:
     tensors = LazyTensors.over(checkpoint.tensors)
     parts = {name: _parts(name, spec) for name, spec in tensors.specs.items()}
     stored = list(_padded(parts.values()))
-    arrays = _arrays(tensors, parts)
-    checksums = dict.fromkeys((part.name for part in stored), NO_CHECKSUM)
+    room = len(_header(checkpoint, tensors, stored, dict.fromkeys((part.name for part in stored), NO_CHECKSUM)))
+    starts = accumulate((part.nbytes for part in stored), initial=room)  # the header's checksums come once the data is known
+    places = {part.name: _Place(part, start) for part, start in zip(stored, starts, strict=False)}
     with replacing(path) as file:
-        room = len(_header(checkpoint, tensors, stored, checksums))
-        file.write(bytes(room))  # the checksums come once the data is known
-        for part in stored:
-            array = np.zeros(part.shape, np.uint8) if part.name.startswith(PADDING) else next(arrays)
-            checksums[part.name] = _checksum(array.data)
-            file.write(array.data)
+        for name, spec in tensors.specs.items():
+            for rows in spec.blocks():
+                tensor = tensors.rows(name, rows)
+                for part, array in zip(parts[name], _arrays(tensor), strict=True):
+                    places[part.name].write(file, array, rows)
+                drop_pages(tensor)
+        for place in places.values():
+            if place.part.name.startswith(PADDING):
+                place.write(file, np.zeros(place.part.shape, np.uint8), slice(None))
         file.seek(0)
-        file.write(_header(checkpoint, tensors, stored, checksums, room))
+        file.write(_header(checkpoint, tensors, stored, {name: place.checksum for name, place in places.items()}, room))
 
 
 def read_tmac2(path: Path) -> Checkpoint:
@@ -99,7 +125,7 @@ def read_tmac2(path: Path) -> Checkpoint:
     data = replace(file, header=b"", metadata={})  # the tensors outlive the header, which holds the tokenizer twice
     return Checkpoint(
         config=config,
-        tensors=LazyTensors(specs, lambda name: _tensor(data, name, specs[name])),
+        tensors=LazyTensors(specs, lambda name, rows: take_rows(_tensor(data, name, specs[name]), rows)),
         tokenizer_json=_text(file, "tokenizer.json"),
         chat_template=file.metadata.get("chat_template"),
         activations=_activations(file),
@@ -138,15 +164,11 @@ def _padded(parts: Iterable[list[_Part]]) -> Iterator[_Part]:
         end += part.nbytes
 
 
-def _arrays(tensors: LazyTensors, parts: dict[str, list[_Part]]) -> Iterator[npt.NDArray[np.generic]]:
-    """The array of every part, contiguous, reading one tensor after the other."""
-    for name, tensor in tensors.items():
-        found = [tensor.codes, tensor.scales, tensor.minimums] if isinstance(tensor, QuantizedMatrix) else [tensor]
-        for part, array in zip(parts[name], (array for array in found if array is not None), strict=True):
-            if array.shape != part.shape or array.dtype != np.dtype(DTYPES[part.dtype]):
-                raise ModelFileError(f"tensor {part.name} came as {array.dtype} {array.shape}; announced was {part.dtype} {part.shape}")
-            yield np.ascontiguousarray(array)
-        drop_pages(tensor)
+def _arrays(tensor: Tensor) -> list[npt.NDArray[np.generic]]:
+    """The arrays of a tensor's parts."""
+    if not isinstance(tensor, QuantizedMatrix):
+        return [tensor]
+    return [tensor.codes, tensor.scales, *([] if tensor.minimums is None else [tensor.minimums])]
 
 
 def _header(checkpoint: Checkpoint, tensors: LazyTensors, stored: list[_Part], checksums: dict[str, str], room: int = 0) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from edgellm.formats.checkpoint import Checkpoint, Tensor
 from edgellm.formats.gguf_tokenizer import tokenizer_json_from_gguf
 from edgellm.formats.gguf_vocabulary import CONTROL, NORMAL, PREFIX
 from edgellm.formats.matrix import INTEGER_BITS, QuantizedMatrix, Scheme
-from edgellm.formats.tensors import LazyTensors, TensorSpec
+from edgellm.formats.tensors import LazyTensors, TensorSpec, take_rows
 from edgellm.text.spelling import BYTE_OF
 
 TRIT_BYTES = 3**5
@@ -76,10 +77,11 @@ def checkpoint(shape: Shape, body: Scheme, head: Scheme) -> Checkpoint:
         name: TensorSpec(dims, "float32" if len(dims) == 1 else str(body if "layers" in name else head), "synthetic")
         for name, dims in tensor_shapes(config)
     }
+    drawn = lru_cache(maxsize=1)(lambda name: _drawn(name, specs[name]))  # whole, though it is written some rows at a time
     tokenizer = {"model": "gpt2", "pre": "gpt-2", "tokens": [*BYTE_OF, "<end>"], "token_type": [NORMAL] * 256 + [CONTROL], "merges": []}
     return Checkpoint(
         config=config,
-        tensors=LazyTensors(specs, lambda name: _drawn(name, specs[name])),
+        tensors=LazyTensors(specs, lambda name, rows: take_rows(drawn(name), rows)),
         tokenizer_json=tokenizer_json_from_gguf({PREFIX + key: value for key, value in tokenizer.items()}),
         provenance={"source": f"synthetic: random weights in the shape of {shape.of}", "source_sha256": "", "format": "synthetic"},
     )

@@ -27,7 +27,8 @@ class ConversionReport:
 
 
 def convert(source: Path, destination: Path, progress: bool = True) -> ConversionReport:
-    """Write the model at `source` (a GGUF file, a Hugging Face folder or a .tmac2.bin) to `destination`, one tensor in memory at a time.
+    """Write the model at `source` (a GGUF file, a Hugging Face folder or a .tmac2.bin) to `destination`, some rows of a tensor in
+    memory at a time.
 
     Matrices stay as they are quantized, bit for bit; one that is not in a form that the file stores is refused by name. Norms become
     float32. `destination` is replaced only when all went well.
@@ -61,5 +62,5 @@ def _target(name: str, spec: TensorSpec) -> TensorSpec:
     return spec
 
 
-def _recode(_name: str, tensor: Tensor) -> Tensor:
+def _recode(_name: str, _rows: slice, tensor: Tensor) -> Tensor:
     return tensor if isinstance(tensor, QuantizedMatrix) else tensor.astype(np.float32)

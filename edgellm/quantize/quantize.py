@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,8 +37,8 @@ FAMILIES = (*TRIT_PLANES, *(name + suffix for name in INTEGER_BITS for suffix in
 GROUPINGS = (*(f"g{group}" for group in GROUPS), "row", "tensor")
 BODY_GROUPING, FINE_GROUPING = "g64", "g32"
 """Of schemes that are named without: the second of heads and of int8, where it costs little beside the rest."""
-WEIGHTS_AT_ONCE = 1 << 20
-"""Weights whose rows are dequantised together, which takes some times their size."""
+Rounder = Callable[[str, slice, F32, Scheme], QuantizedMatrix]
+"""From a tensor's name and some rows of it, which ones and their weights, to these rows in a scheme."""
 UNKNOWN_ERROR = 9.999e-99
 """Keeps room in the file's header for an error that is not known yet: no number of four digits is written longer."""
 
@@ -115,11 +116,10 @@ class _Errors:
         self._sums = {scheme: np.zeros(2) for scheme in self.relative}
 
     def add(self, weights: F32, matrix: QuantizedMatrix) -> None:
-        """Count a matrix that was rounded."""
+        """Count rows of a matrix that were rounded."""
         sums = self._sums[str(matrix.scheme)]
-        for rows in _row_blocks(*weights.shape):
-            error = weights[rows] - matrix.take_rows(rows).dequantize()
-            sums += (error**2).sum(dtype=np.float64), (weights[rows] ** 2).sum(dtype=np.float64)
+        error = weights - matrix.dequantize()
+        sums += (error**2).sum(dtype=np.float64), (weights**2).sum(dtype=np.float64)
         self.relative[str(matrix.scheme)] = float(f"{sums[0] / sums[1] if sums[1] else 0.0:.3e}")
 
 
@@ -142,7 +142,7 @@ def quantize(
     if recipe.method == "rtn":
         if calibration:
             raise InvalidRequestError("rounding to nearest looks at no calibration text; leave it out, or quantize by another method")
-        return job.write(round_to_nearest, {"calibration": None}, progress)
+        return job.write(_to_nearest, {"calibration": None}, progress)
     texts = calibration_texts(calibration)
     facts: dict[str, Any] = {"calibration": [{"name": text.name, "sha256": text.sha256} for text in texts]}
     activations: Rounding = "int8-token" if recipe.activations == "int8-token" else "int8-g32"
@@ -174,15 +174,16 @@ class _Done:
 
     def __init__(self, kept: Partial, layers: int) -> None:
         self._kept, self._layers = kept, [f"layer-{index}" for index in range(layers)]
+        self._load = lru_cache(maxsize=1)(kept.load)  # a layer's matrices are asked for one after the other
 
-    def matrix(self, name: str, weights: F32, scheme: Scheme) -> QuantizedMatrix:
-        """The tensor's; an int8 head of its own is rounded to nearest."""
+    def matrix(self, name: str, rows: slice, weights: F32, scheme: Scheme) -> QuantizedMatrix:
+        """Rows of the tensor's; an int8 head of its own is rounded to nearest."""
         step = EMBEDDING_STEP if name == EMBEDDING else name.replace("model.layers.", "layer-").split(".")[0]
-        found = (self._kept.load(step) or {}).get(name)
+        found = (self._load(step) or {}).get(name)
         if found is None:
             return round_to_nearest(name, weights, scheme)
         assert isinstance(found.tensor, QuantizedMatrix)
-        return found.tensor
+        return found.tensor.take_rows(rows)
 
     def norms(self) -> dict[str, F32]:
         """Those that were trained."""
@@ -196,7 +197,7 @@ class _Done:
 
     def _all(self) -> Iterator[tuple[str, Finished]]:
         for step in (EMBEDDING_STEP, *self._layers, HEAD_STEP):
-            yield from (self._kept.load(step) or {}).items()
+            yield from (self._load(step) or {}).items()
 
 
 class _Job:
@@ -215,27 +216,18 @@ class _Job:
         """What the provenance says of the method."""
         return {"method": self.recipe.method, "activations": self.recipe.activations, "tool": f"edgellm {edgellm.__version__}"}
 
-    def write(
-        self,
-        rounder: Callable[[str, F32, Scheme], QuantizedMatrix],
-        facts: Mapping[str, Any],
-        progress: bool,
-        norms: Mapping[str, F32] = NO_NORMS,
-    ) -> QuantizationReport:
-        """The file, with the matrices that `rounder` makes of a tensor's name, weights and scheme, and these facts in its provenance.
-
-        norms: those that are other than the source's.
-        """
+    def write(self, rounder: Rounder, facts: Mapping[str, Any], progress: bool, norms: Mapping[str, F32] = NO_NORMS) -> QuantizationReport:
+        """The file, with the matrices that `rounder` makes, and these facts in its provenance; norms: those that are not the source's."""
         errors = _Errors(self.targets[name].form for name in self.rounded)
 
-        def recode(name: str, tensor: Tensor) -> Tensor:
+        def recode(name: str, rows: slice, tensor: Tensor) -> Tensor:
             if name in norms:
-                return norms[name]
+                return norms[name][rows]
             if name not in self.rounded:
                 return tensor if isinstance(tensor, QuantizedMatrix) else tensor.astype(np.float32)
             weights, scheme = _weights(tensor), self.targets[name].scheme
             assert scheme is not None
-            matrix = rounder(name, weights, scheme)
+            matrix = rounder(name, rows, weights, scheme)
             errors.add(weights, matrix)
             return matrix
 
@@ -287,17 +279,11 @@ def target_of(name: str, spec: TensorSpec, recipe: Recipe) -> TensorSpec:
 
 def _weights(tensor: Tensor) -> F32:
     """The tensor's weights as float32."""
-    if not isinstance(tensor, QuantizedMatrix):
-        return tensor.astype(np.float32, copy=False)
-    weights = np.empty(tensor.shape, np.float32)
-    for rows in _row_blocks(*weights.shape):
-        weights[rows] = tensor.take_rows(rows).dequantize()
-    return weights
+    return tensor.dequantize() if isinstance(tensor, QuantizedMatrix) else tensor.astype(np.float32, copy=False)
 
 
-def _row_blocks(rows: int, cols: int) -> Iterator[slice]:
-    step = max(1, WEIGHTS_AT_ONCE // cols)
-    return (slice(start, start + step) for start in range(0, rows, step))
+def _to_nearest(name: str, _rows: slice, weights: F32, scheme: Scheme) -> QuantizedMatrix:
+    return round_to_nearest(name, weights, scheme)
 
 
 def _report(form: str, targets: Mapping[str, TensorSpec], error: float | None) -> SchemeReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,8 @@ from edgellm.formats.tmac2 import write_tmac2
 from edgellm.model.config import ModelConfig
 from edgellm.text.tokenizer import Tokenizer
 
-Recode = Callable[[str, Tensor], Tensor]
-"""From a tensor's name and the source's tensor to what is stored."""
+Recode = Callable[[str, slice, Tensor], Tensor]
+"""From a tensor's name and some rows of it, which ones and as the source has them, to what is stored."""
 
 
 def open_source(source: Path, destination: Path) -> Checkpoint:
@@ -45,17 +46,17 @@ def open_source(source: Path, destination: Path) -> Checkpoint:
 
 
 def write(checkpoint: Checkpoint, destination: Path, targets: Mapping[str, TensorSpec], recode: Recode, progress: bool) -> None:
-    """Write the model with its tensors as `targets` has them, one in memory at a time, under a progress bar that counts weights."""
+    """Write the model with its tensors as `targets` has them, in memory only some rows of one, under a progress bar that counts weights."""
     tensors = LazyTensors.over(checkpoint.tensors)
     weights = sum(spec.weights for spec in targets.values())
     with tqdm(total=weights, unit="weights", unit_scale=True, desc=destination.name, disable=not progress) as bar:
 
-        def read(name: str) -> Tensor:
-            source = tensors[name]
-            tensor = recode(name, source)
+        def read(name: str, rows: slice) -> Tensor:
+            source = tensors.rows(name, rows)
+            tensor = recode(name, rows, source)
             if tensor is not source:
                 drop_pages(source)
-            bar.update(targets[name].weights)
+            bar.update(math.prod(source.shape))
             return tensor
 
         write_tmac2(destination, replace(checkpoint, tensors=LazyTensors(targets, read)))

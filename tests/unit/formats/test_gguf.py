@@ -303,9 +303,9 @@ def test_the_row_order_inverts_llama_cpps() -> None:
 def test_a_tensor_is_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
 
-    def watched(info: TensorInfo, data: mmap.mmap) -> Tensor:
+    def watched(info: TensorInfo, data: mmap.mmap, rows: slice) -> Tensor:
         decoded.append(info.name)
-        return decode(info, data)
+        return decode(info, data, rows)
 
     monkeypatch.setattr("edgellm.formats.gguf.decode", watched)
     checkpoint = read_gguf(write_gguf(tmp_path / "m.gguf"))

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from edgellm.errors import ModelFileError, UnsupportedModelError
 from edgellm.formats.checkpoint import ACTIVATIONS, Checkpoint, Tensor
 from edgellm.formats.matrix import INT4, INT8, QuantizedMatrix, Scheme
-from edgellm.formats.tensors import LazyTensors, TensorSpec
+from edgellm.formats.tensors import LazyTensors, TensorSpec, take_rows
 from edgellm.formats.tmac2 import read_tmac2, verify, write_tmac2
 from tests.kernels.data import SCHEMES
 from tests.unit.formats.synthetic import HF_CONFIG, TEMPLATE, edit_safetensors_header, hf_weights, same_bits, seal
@@ -89,9 +89,9 @@ def test_provenance_may_be_completed_while_tensors_are_read(tmp_path: Path, chec
     checkpoint.provenance["found"] = 99999
 
     def find(value: int) -> LazyTensors:
-        def read(name: str) -> Tensor:
+        def read(name: str, rows: slice) -> Tensor:
             checkpoint.provenance["found"] = value
-            return checkpoint.tensors[name]
+            return take_rows(checkpoint.tensors[name], rows)
 
         return LazyTensors({name: TensorSpec.of(tensor) for name, tensor in checkpoint.tensors.items()}, read)
 
@@ -160,7 +160,8 @@ class Failing(Mapping[str, Tensor]):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(model_file: Path, checkpoint: Checkpoint, error: BaseException) -> None:
     before = model_file.read_bytes()
     specs = {name: TensorSpec.of(tensor) for name, tensor in checkpoint.tensors.items()}
-    tensors = LazyTensors(specs, Failing(checkpoint.tensors, error).__getitem__)
+    failing = Failing(checkpoint.tensors, error)
+    tensors = LazyTensors(specs, lambda name, rows: take_rows(failing[name], rows))
     with pytest.raises(type(error)):
         write_tmac2(model_file, replace(checkpoint, tensors=tensors))
     assert model_file.read_bytes() == before
@@ -171,8 +172,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(model_file: Path, c
 def test_a_tensor_that_is_not_as_announced_is_refused(tmp_path: Path, checkpoint: Checkpoint, announced: dict[str, Any]) -> None:
     specs = {name: TensorSpec.of(tensor) for name, tensor in checkpoint.tensors.items()}
     specs["model.norm.weight"] = replace(specs["model.norm.weight"], **announced)
+    tensors = LazyTensors(specs, lambda name, rows: take_rows(checkpoint.tensors[name], rows))
     with pytest.raises(ModelFileError, match=r"model\.norm\.weight came as float16 \(64,\); announced was"):
-        write_tmac2(tmp_path / "m", replace(checkpoint, tensors=LazyTensors(specs, checkpoint.tensors.__getitem__)))
+        write_tmac2(tmp_path / "m", replace(checkpoint, tensors=tensors))
 
 
 def set_metadata(key: str, value: str | None) -> Any:
