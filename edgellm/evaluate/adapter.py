@@ -7,12 +7,14 @@ is too long, is here, and is done as lm-eval's own model `hf` does it, so that b
     python -m edgellm.evaluate --model edgellm --model_args pretrained=smollm2-135m,threads=2 --tasks hellaswag
 
 One text is run at a time; those that begin alike come in a row, so that what they share is run once and stays in the engine's cache.
+Choices of one token each, such as the letters of MMLU, are all read from the logits after their common context.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -156,26 +158,38 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def _loglikelihood_tokens(self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **_: Any) -> list[Answer]:
         answers: list[Answer] = [(0.0, True)] * len(requests)
-        in_order = sorted(range(len(requests)), key=lambda i: requests[i][1:])
-        for i in self._bar(in_order, "request", disable_tqdm):
-            named, context, continuation = requests[i]
-            answers[i] = self._score(named, context, continuation)
-            if named is not None:
-                self.cache_hook.add_partial("loglikelihood", named, answers[i])
+        for together in self._bar(_grouped(requests), "text", disable_tqdm):
+            for i, answer in zip(together, self._scored([requests[i] for i in together]), strict=True):
+                answers[i] = answer
+                if (named := requests[i][0]) is not None:
+                    self.cache_hook.add_partial("loglikelihood", named, answer)
         return answers
 
-    def _score(self, named: tuple[str, str] | None, context: list[int], continuation: list[int]) -> Answer:
+    def _scored(self, requests: Sequence[TokenRequest]) -> list[Answer]:
+        """Of one request, or of several of one token each after the same context."""
+        named, context, continuation = requests[0]
         if len(continuation) > self.max_length:
             raise EvaluationError(f"{_request(named)}: the continuation has {len(continuation)} tokens; at most {self.max_length} fit")
         ids = (context + continuation)[-self.max_length - 1 :]
         try:
+            if len(continuation) == 1:
+                scores = self.engine.score_next(ids[:-1], [token for *_, (token,) in requests])
+                return [(-nll, greedy) for nll, greedy in zip(scores.nll.tolist(), scores.greedy.tolist(), strict=True)]
             scores = self.engine.score(ids, len(ids) - len(continuation))
         except NonFiniteError as error:
             raise NonFiniteError(f"{_request(named)} cannot be scored: {error}") from error
-        return -math.fsum(scores.nll), bool(scores.greedy.all())
+        return [(-math.fsum(scores.nll), bool(scores.greedy.all()))]
 
     def _bar(self, items: Sequence[Item], unit: str, hidden: bool) -> Iterator[Item]:
         return iter(tqdm(items, desc="scoring", unit=unit, disable=hidden or not self._progress, leave=False))
+
+
+def _grouped(requests: Sequence[TokenRequest]) -> list[list[int]]:
+    """Which are scored at once, by their places: continuations of one token after the same context; each of the others alone. Those that
+    begin alike come in a row.
+    """
+    in_order = sorted(range(len(requests)), key=lambda i: (requests[i][1], len(requests[i][2]) > 1, requests[i][2]))
+    return [list(group) for _, group in groupby(in_order, key=lambda i: (requests[i][1], i if len(requests[i][2]) > 1 else None))]
 
 
 def _greedy_settings(asked: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -232,12 +232,7 @@ class Engine:
         """
         ids = self._checked(token_ids)
         with self._alone():
-            self.epoch += 1
-            shared = _common_prefix(self._ids[: self._cached], ids)
-            self._cached = min(shared, len(ids) - 1)  # the last token is run again for its logits
-            for chunk, is_last in self._chunks(ids[self._cached :]):
-                self._advance(chunk, 1 if is_last else 0)
-            return self._last_logits()
+            return self._run_up_to(ids)
 
     def decode(self, token_id: int, epoch: int | None = None) -> F32:
         """Append one token; logits float32 [V] as from `prefill`, with the same errors.
@@ -290,6 +285,15 @@ class Engine:
                 self._require_finite(nll[at])
         return Scores(nll, greedy)
 
+    def score_next(self, token_ids: Sequence[int], candidates: Sequence[int]) -> Scores:
+        """The scores of n candidates, each as the token after token_ids, all by the logits of one `prefill`. Errors as in `score`."""
+        ids, targets = self._checked(token_ids), np.array(self._checked(candidates), np.int32)
+        with self._alone():
+            logits = self._run_up_to(ids)[np.newaxis]
+            each = [score(logits, targets[i : i + 1], self._pool, self.isa) for i in range(len(targets))]
+            self._require_finite(each[0].nll)
+        return Scores(*map(np.concatenate, zip(*each, strict=True)))
+
     def generate(
         self,
         prompt: str | Sequence[int],
@@ -323,6 +327,15 @@ class Engine:
                 raise InvalidRequestError("there is no recorded step to profile: prefill or decode first, with the recorded plan")
             times = self.plan.profile(self._pool, self._step)
         return list(zip((op.name for op in self.plan.ops), times.tolist(), strict=True))
+
+    def _run_up_to(self, ids: list[int]) -> F32:
+        """Logits after these tokens, of which those are run that the cache does not begin with."""
+        self.epoch += 1
+        shared = _common_prefix(self._ids[: self._cached], ids)
+        self._cached = min(shared, len(ids) - 1)  # the last token is run again for its logits
+        for chunk, is_last in self._chunks(ids[self._cached :]):
+            self._advance(chunk, 1 if is_last else 0)
+        return self._last_logits()
 
     def _advance(self, ids: Sequence[int], n_outputs: int) -> None:
         """Run one step and note its tokens as cached."""

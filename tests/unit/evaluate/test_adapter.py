@@ -65,19 +65,35 @@ def test_the_most_probable_continuation_is_greedy(engine: Engine, lm: EdgeLM) ->
     assert not lm._loglikelihood_tokens([(("", ""), ids, [best + 1 if best == 0 else best - 1])])[0][1]
 
 
-def test_a_context_is_run_once(engine: Engine, lm: EdgeLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    run: list[int] = []
+@pytest.fixture
+def run(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each step had."""
+    steps: list[int] = []
     advance = engine._advance
 
     def counted(ids: Any, outputs: int) -> None:
-        run.append(len(ids))
+        steps.append(len(ids))
         advance(ids, outputs)
 
     monkeypatch.setattr(engine, "_advance", counted)
-    context = list(range(3, 33))
-    others = list(range(40, 60))
+    return steps
+
+
+def test_a_context_is_run_once(lm: EdgeLM, run: list[int]) -> None:
+    context, others = list(range(3, 33)), list(range(40, 60))
     lm._loglikelihood_tokens([(None, context, [5, 6]), (None, others, [7]), (None, context, [8]), (None, context, [9, 5, 6])])
     assert sum(run) <= len(context) + len(others) + 6
+
+
+def test_choices_of_one_token_are_read_from_the_same_logits(engine: Engine, lm: EdgeLM, run: list[int]) -> None:
+    """Four letters after one prompt: its tokens are run, and nothing else; answers come in the order of the requests."""
+    context, letters = list(range(3, 33)), [12, 9, 40, 7]
+    answers = lm._loglikelihood_tokens([(("", ""), context, [letter]) for letter in letters])
+    assert run == [len(context)]
+    assert engine.cached_tokens == tuple(context)
+    assert answers == [
+        (-scores.nll.item(), scores.greedy.item()) for scores in (engine.score([*context, letter], 30) for letter in letters)
+    ]
 
 
 def test_without_context_comes_bos(engine: Engine, lm: EdgeLM) -> None:
@@ -99,6 +115,12 @@ def test_long_contexts_lose_their_beginning(engine: Engine, lm: EdgeLM) -> None:
     (answer,) = lm._loglikelihood_tokens([(None, context, continuation)])
     kept = (context + continuation)[-CONTEXT - 1 :]
     assert answer[0] == pytest.approx(expected(engine, kept, len(kept) - 3)[0], abs=1e-5)
+
+
+def test_long_contexts_before_one_token(engine: Engine, lm: EdgeLM) -> None:
+    context = [5 + i % 200 for i in range(300)]
+    (answer,) = lm._loglikelihood_tokens([(None, context, [9])])
+    assert answer[0] == pytest.approx(expected(engine, [*context[-CONTEXT:], 9], CONTEXT)[0], abs=1e-5)
 
 
 def test_long_continuations_are_refused_by_name(lm: EdgeLM) -> None:
@@ -157,8 +179,9 @@ def test_nan_names_the_request(engine: Engine, lm: EdgeLM, monkeypatch: pytest.M
         engine._state.logits_LV[:outputs] = math.nan
 
     monkeypatch.setattr(engine, "_advance", spoiled)
-    with pytest.raises(NonFiniteError, match="the continuation ' you' of 'hi' cannot be scored: the logits after position"):
-        lm.loglikelihood(requests("loglikelihood", ("hi", " you")))
+    for continuation in (" you", " hi"):  # of several tokens, and of one
+        with pytest.raises(NonFiniteError, match=f"the continuation '{continuation}' of 'hi' cannot be scored: the logits after position"):
+            lm.loglikelihood(requests("loglikelihood", ("hi", continuation)))
 
 
 @pytest.mark.parametrize(

@@ -60,13 +60,13 @@ def test_what_was_answered_is_not_asked_again(lm: EdgeLM, write_records: Write, 
     with Answers(tmp_path, key) as answers:
         few = suite.run(lm, "hellaswag", 5, answers)
     asked: list[Any] = []
-    score = lm._score
+    scored = lm._scored
 
-    def counted(*request: Any) -> Any:
-        asked.append(request)
-        return score(*request)
+    def counted(requests: Any) -> Any:
+        asked.extend(requests)
+        return scored(requests)
 
-    monkeypatch.setattr(lm, "_score", counted)
+    monkeypatch.setattr(lm, "_scored", counted)
     with Answers(tmp_path, key) as answers:
         all_of_them = suite.run(lm, "hellaswag", None, answers)
     assert len(asked) == 4 * (12 - 5)

@@ -445,6 +445,20 @@ def test_a_prefix_that_texts_share_is_computed_once(engine: Engine, monkeypatch:
     assert seen == [(0, 20, 1), (19, 1, 1), (19, 3, 3)]
 
 
+def test_candidates_are_scored_by_the_same_logits(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = [3, 250, 3, VOCAB - 1]
+    expected = [engine.score([*PROMPT, candidate], len(PROMPT)) for candidate in candidates]
+    engine.reset()
+    seen = steps(engine, monkeypatch)
+    nll, greedy = engine.score_next(PROMPT, candidates)
+    assert seen == [(0, len(PROMPT), 1)]
+    np.testing.assert_array_equal(nll, np.concatenate([scores.nll for scores in expected]))
+    np.testing.assert_array_equal(greedy, np.concatenate([scores.greedy for scores in expected]))
+    for wrong, problem in (([], "no tokens"), ([VOCAB], "outside the vocabulary")):
+        with pytest.raises(InvalidRequestError, match=problem):
+            engine.score_next(PROMPT, wrong)
+
+
 def test_a_text_of_one_token_more_than_the_context_can_be_scored(engine: Engine) -> None:
     full = [i % VOCAB for i in range(engine.context + 1)]
     assert engine.score(full).nll.shape == (engine.context,)
