@@ -500,14 +500,21 @@ def tune(name: str | None, model: str | None, threads: list[int], rounds: int, a
 
 @main.command("eval")
 @click.argument("model", metavar="[X]", default=DEFAULT_MODEL)
-@click.option("--tasks", default="", metavar="NAMES", help="Tasks, with commas between them, of those below; or task files, X.yaml.")
-@click.option("--limit", type=int, metavar="N", help="Ask N items of each task.  [default: all; of texts, 8 windows of 1024 tokens]")
+@click.option("--tasks", default="", metavar="NAMES", help="Tasks of those above, with commas between them; or task files, X.yaml.")
 @click.option(
-    "--against", metavar="Y", help="Another model, asked the same: what X scores more, with the interval of the paired difference."
+    "--limit",
+    type=int,
+    metavar="N",
+    help="Ask N items of each task, or score N windows of 1024 tokens of each text.  [default: all items; 8 windows]",
+)
+@click.option(
+    "--against", metavar="Y", help="Ask another model the same: by how much X scores more, with the 95% interval of the paired difference."
 )
 @click.option("--threads", type=int, help="Threads to compute with.  [default: one per physical core]")
 @click.option("--context", type=int, help="Tokens that a text may have; of a longer one the beginning is left out.  [default: up to 8192]")
-@click.option("--bos/--no-bos", default=None, help="Begin texts with the BOS token, or don't.  [default: as the model's tokenizer has it]")
+@click.option(
+    "--bos/--no-bos", default=None, help="Of --tasks: begin prompts with a BOS token, or don't.  [default: as the tokenizer has it]"
+)
 @click.option(
     "--activations",
     type=click.Choice(["int8", "float32"]),
@@ -517,23 +524,26 @@ def tune(name: str | None, model: str | None, threads: list[int], rounds: int, a
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end, the values of every item included.")
 def evaluate(model: str, tasks: str, limit: int | None, against: str | None, as_json: bool, **options: Any) -> None:
-    """Measure what a model knows and how well it predicts.
+    """Measure how well a model predicts texts, or answers the questions of benchmarks.
 
-    Without --tasks it is the perplexity of texts at hand: what every Python carries of its language reference, and the texts of the
-    folder that EDGELLM_DATA names, where it does. Tasks are asked by lm-eval (pip install 'edgellm[eval]') and need their records: in that
-    folder, or else from the Hugging Face hub. X and Y are models as --model of the other commands takes them.
+    Without --tasks it is the perplexity of a text that every Python carries, its language reference, and of those in the folder that
+    EDGELLM_DATA names, where it does; with and without a BOS token before each window. Tasks are asked by lm-eval (pip install
+    'edgellm[eval]'), with the questions in that folder, or else from the Hugging Face hub. X and Y are each the name of a converted
+    model in the cache, or a .tmac2.bin or GGUF file.
 
     \b
-      multiple choice (acc, acc_norm): hellaswag arc_easy arc_challenge piqa winogrande openbookqa mmlu
-      exact match: nq_open     BLEU: multi30k_en_de multi30k_en_fr     perplexity of words and bytes: wikitext
+      share of right choices: hellaswag arc_easy arc_challenge piqa winogrande openbookqa mmlu
+      share of exact answers: nq_open            BLEU of translations: multi30k_en_de multi30k_en_fr
+      perplexity of words and bytes: wikitext
 
-    Of N items a fixed shuffle chooses the first. Every answer is kept as it comes, in the cache: a run that is stopped, or asked more
-    items later, goes on where it was.
+    A figure is followed by its standard error, of a share of 500 items about 0.02. The N items of --limit are the first of a fixed shuffle.
+    Every answer is kept as it comes, in the cache: a run of tasks that is stopped, or asked more items later, goes on where it was.
 
     \b
     Examples:
       edgellm eval smollm2-135m
       edgellm eval smollm2-135m --tasks hellaswag,arc_easy --limit 500
+      edgellm quantize smollm2-135m --scheme ternary --method rtn
       edgellm eval smollm2-135m.ternary-rtn --tasks hellaswag --limit 500 --against smollm2-135m --json > delta.json
       python -m edgellm.evaluate --model edgellm --model_args pretrained=smollm2-135m --tasks boolq     # any task that lm-eval has
     """
@@ -546,7 +556,7 @@ def evaluate(model: str, tasks: str, limit: int | None, against: str | None, as_
     cli_eval.check(request)
     evaluated = [cli_eval.evaluate(one, request, quiet=as_json) for one in (model, against) if one]
     if as_json:
-        click.echo(cli_eval.as_json(evaluated))
+        click.echo(cli_eval.as_json(evaluated, request))
     elif against:
         click.echo(cli_eval.comparison(evaluated))
 

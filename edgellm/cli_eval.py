@@ -23,6 +23,9 @@ from edgellm.measure.fingerprint import fingerprint
 from edgellm.runtime.dense_engine import DenseEngine
 from edgellm.runtime.engine import Engine
 
+SCHEMA = "edgellm-evaluation"
+VERSION = 1
+
 
 @dataclass(frozen=True)
 class Request:
@@ -47,10 +50,12 @@ class Evaluated:
 
 
 def check(request: Request) -> None:
-    """Fail before a model is loaded: EvaluationError for an unknown task, an impossible limit, or where lm-eval is missing."""
+    """Fail before a model is loaded: EvaluationError for what is unknown, impossible or not meant, or where lm-eval is missing."""
     if request.limit is not None and request.limit < 1:
         raise EvaluationError(f"--limit {request.limit} leaves nothing to ask; possible: 1 or more")
     if not request.tasks:
+        if request.bos is not None:
+            raise EvaluationError("--bos and --no-bos are about --tasks; of texts the perplexity is given with and without BOS")
         return
     if find_spec("lm_eval") is None:
         raise EvaluationError("tasks are asked by lm-eval, which is not installed: pip install 'edgellm[eval]'; texts need no --tasks")
@@ -102,10 +107,20 @@ def _load(path: Path, request: Request) -> Engine:
     return edgellm.load(path, threads=request.threads, context=request.context)
 
 
-def as_json(evaluated: Sequence[Evaluated]) -> str:
-    """One object: each model with its scores, the values of every item included; of two models also what the first's differ by."""
+def as_json(evaluated: Sequence[Evaluated], request: Request) -> str:
+    """One object: each model with its scores, the values of every item included; of two models also what the first's differ by. Its fields
+    are in docs/results.md.
+    """
     models = [{"model": one.path.name, "model_sha256": one.sha256, "scores": [asdict(score) for score in one.scores]} for one in evaluated]
-    document: dict[str, Any] = {"provenance": "measured", "fingerprint": fingerprint(), "models": models}
+    settings = {name: value for name, value in asdict(request).items() if name not in ("tasks", "progress")}
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "provenance": "measured",
+        "fingerprint": fingerprint(),
+        "settings": settings,
+        "models": models,
+    }
     if len(evaluated) == 2:
         document["deltas"] = {
             task: {metric: {"delta": delta.delta, "interval": list(delta.interval)} for metric, delta in found.items()}

@@ -44,7 +44,8 @@ def test_two_models_are_compared_on_the_same_items(synthetic_model: Path, write_
     arguments = (synthetic_model, "--tasks", "hellaswag", "--against", synthetic_model)
     assert "less synthetic.tmac2.bin, on the same items\n  hellaswag       acc             +0.0000 (95%: " in run(*arguments).stdout
     document = json.loads(run(*arguments, "--json").stdout)
-    assert document["provenance"] == "measured"
+    assert (document["schema"], document["version"], document["provenance"]) == ("edgellm-evaluation", 1, "measured")
+    assert document["settings"] == {"limit": None, "threads": 1, "context": None, "bos": None, "activations": "int8"}
     assert document["deltas"]["hellaswag"]["acc"] == {"delta": 0.0, "interval": [0.0, 0.0]}
     assert [len(model["scores"][0]["metrics"]["acc"]["values"]) for model in document["models"]] == [6, 6]
 
@@ -63,6 +64,7 @@ def test_without_tasks_a_text_that_every_python_has(activations: str, synthetic_
     [
         (("--tasks", "helaswag"), "did you mean hellaswag"),
         (("--tasks", "hellaswag", "--limit", "0"), "--limit 0 leaves nothing to ask"),
+        (("--no-bos",), "--bos and --no-bos are about --tasks"),
         (("--tasks", "hellaswag,mine.yaml"), "the task 'mine.yaml' is unknown"),
     ],
 )
