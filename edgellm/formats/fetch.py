@@ -27,10 +27,12 @@ from typing import IO, TYPE_CHECKING, BinaryIO, NoReturn
 
 from edgellm.errors import EdgeLLMError, FetchError, InvalidRequestError, ModelFileError
 from edgellm.formats import format_of, hf, open_checkpoint
+from edgellm.formats.architecture import EMBEDDING, HEAD
 from edgellm.formats.atomic import replacing, storing
 from edgellm.formats.catalogue import CATALOGUE, Part, PublishedModel
 from edgellm.formats.digest import sha256_of
 from edgellm.formats.paths import exists, is_folder
+from edgellm.formats.tensors import LazyTensors
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -74,10 +76,10 @@ def pull(name: str, home: Path | None = None, progress: bool = True) -> Path:
     raise FetchError(f"there is no model {name!r}; possible: {', '.join(CATALOGUE)}, hf:OWNER/NAME, or the path of a model")
 
 
-def how_to_make(name: str | Path) -> str:
-    """The command that makes a model file of a source: losslessly, or rounded where the catalogue knows that it has to be."""
-    published = CATALOGUE.get(str(name))
-    return f"edgellm quantize {name} --scheme {published.scheme}" if published and published.scheme else f"edgellm convert {name}"
+def how_to_make(name: str | Path, home: Path | None = None) -> str:
+    """The command that makes a model file of a source: losslessly, or rounded where it has matrices that a model file can't keep."""
+    options = _needed_rounding(str(name), home)
+    return f"edgellm quantize {name} {options}" if options else f"edgellm convert {name}"
 
 
 def resolve_source(name: str | Path, home: Path | None = None) -> Path:
@@ -174,9 +176,28 @@ def _model_in(folder: Path) -> Path | None:
     return folder if exists(folder / hf.CONFIG) else min(folder.glob("*"), default=None)
 
 
+def _needed_rounding(name: str, home: Path | None) -> str:
+    """The options that keep what can be kept of a source and lose least of the rest; "" if all can be kept, or it can't be looked at."""
+    if name in CATALOGUE:
+        scheme = CATALOGUE[name].scheme
+        return f"--scheme {scheme}" if scheme else ""
+    source = Path(name) if _is_path(name) else _pulled(name, home)
+    if source is None:
+        return "--scheme int8" if name.startswith("hf:") else ""  # on the hub, embeddings at least are floats
+    try:
+        specs = LazyTensors.over(open_checkpoint(source).tensors).specs
+    except EdgeLLMError:
+        return ""
+    matrices = {tensor: spec.scheme for tensor, spec in specs.items() if len(spec.shape) == 2}
+    if None not in matrices.values():
+        return ""
+    layers = {scheme for tensor, scheme in matrices.items() if tensor not in (EMBEDDING, HEAD)}
+    return "--scheme int8" if len(layers) > 1 or None in layers else f"--scheme {layers.pop()} --method rtn"
+
+
 def _how_to_convert(name: str, home: Path | None) -> str:
     """What to do about a model that is not converted, or not quantized as its label says."""
-    wanted = [(name, how_to_make(name))]
+    wanted = [(name, how_to_make(name, home))]
     if match := QUANTIZED_NAME.fullmatch(name):
         wanted.append((match[1], f"edgellm quantize {match[1]} --scheme SCHEME"))
     for source, command in wanted:

@@ -21,7 +21,7 @@ from edgellm.errors import EdgeLLMError, FetchError, InvalidRequestError, ModelF
 from edgellm.formats import fetch
 from edgellm.formats.catalogue import CATALOGUE, Part, PublishedModel
 from edgellm.formats.digest import sha256_of
-from edgellm.formats.fetch import default_destination, pull, resolve_model, resolve_source
+from edgellm.formats.fetch import default_destination, how_to_make, pull, resolve_model, resolve_source
 from edgellm.quantize.convert import convert
 from tests.unit.formats.synthetic import gguf_weights, hf_weights, write_gguf, write_hf
 
@@ -400,6 +400,22 @@ def test_the_advice_is_what_is_left_to_do(cache: Path, pip: Pip, tmp_path: Path)
             resolve_model(f"{name}.int8-rtn")
 
 
+def test_floats_are_quantized_and_what_can_be_kept_is(cache: Path, tmp_path: Path) -> None:
+    assert how_to_make("hf:o/n") == "edgellm quantize hf:o/n --scheme int8"
+    write_hf(cache / "sources" / "o--n")
+    write_hf(tmp_path / "floats")
+    write_gguf(tmp_path / "mixed.gguf", types={"blk.1.ffn_up.weight": "F16"})
+    write_gguf(tmp_path / "kept.gguf", types={"output_norm.weight": "F16"})
+    write_gguf(tmp_path / "head.gguf", types={"token_embd.weight": "F16"}, matrix_type="Q4_0")
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    for name, options in (("floats", "--scheme int8"), ("mixed.gguf", "--scheme int8"), ("head.gguf", "--scheme int4-g32 --method rtn")):
+        assert how_to_make(tmp_path / name) == f"edgellm quantize {tmp_path / name} {options}"
+    for name in ("kept.gguf", "broken.gguf", "none.gguf"):
+        assert how_to_make(tmp_path / name) == f"edgellm convert {tmp_path / name}"
+    with pytest.raises(ModelFileError, match="run: edgellm quantize hf:o/n --scheme int8$"):
+        resolve_model("hf:o/n")
+
+
 def test_what_was_pulled_from_a_path_is_known_by_its_name(cache: Path, tmp_path: Path) -> None:
     for path in (write_gguf(tmp_path / "one.gguf"), write_hf(tmp_path / "two")):
         pulled = pull(str(path), progress=False)
@@ -451,5 +467,5 @@ def test_an_unknown_model_is_refused_with_what_there_is(cache: Path, pip: Pip) -
         resolve_model("none")
     with pytest.raises(ModelFileError, match="give a path, or one of: tiny, parted, hf:OWNER/NAME"):
         resolve_source("none")
-    with pytest.raises(ModelFileError, match="run: edgellm pull hf:o/n && edgellm convert hf:o/n"):
+    with pytest.raises(ModelFileError, match="run: edgellm pull hf:o/n && edgellm quantize hf:o/n --scheme int8$"):
         resolve_model("hf:o/n")
