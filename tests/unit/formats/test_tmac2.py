@@ -138,6 +138,14 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, model_file: Pa
     assert other.read_bytes() == model_file.read_bytes()
 
 
+def test_how_many_rows_are_written_together_changes_no_byte(
+    tmp_path: Path, model_file: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgellm.formats.tensors.WEIGHTS_AT_ONCE", 1)
+    write_tmac2(tmp_path / "m", checkpoint)
+    assert (tmp_path / "m").read_bytes() == model_file.read_bytes()
+
+
 class Failing(Mapping[str, Tensor]):
     """Tensors of which the last one raises."""
 
