@@ -221,9 +221,7 @@ def convert(source: str, output: Path | None, scheme: str) -> None:
 @click.option(
     "--activations",
     type=click.Choice(["g32", "token"]),
-    default="g32",
-    show_default=True,
-    help="Activations are int8, with a scale per 32 of them or per token.",
+    help="Activations are int8, with a scale per 32 of them or per token.  [default: as the source says; of most, g32]",
 )
 @click.option(
     "--method",
@@ -251,6 +249,7 @@ def convert(source: str, output: Path | None, scheme: str) -> None:
 @click.option("--target-bits", type=float, metavar="BITS", help="Of --mixed: so many bits per weight of the matrices it has costs for.")
 @click.option("--target-mb", type=float, metavar="MB", help="Of --mixed: so many megabytes (1e6) of all tensors together.")
 @click.option("--max-ppl-delta", metavar="PERCENT", help="Of --mixed: at most so much more perplexity (5%), as the costs estimate it.")
+@click.option("--json", "as_json", is_flag=True, help="Print a report of every tensor, as JSON.")
 def quantize(source: str, output: Path | None, **options: Any) -> None:
     """Quantize a model's weights to fewer bits.
 

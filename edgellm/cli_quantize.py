@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +27,13 @@ def quantize(
     scheme: str,
     group: str | None,
     head: str,
-    activations: str,
+    activations: str | None,
     method: str | None,
     calibration: Sequence[Path],
     mixed: Path | None,
     windows: int | None,
     epochs: int | None,
+    as_json: bool,
     **targets: Any,
 ) -> None:
     """Write the model, say what became of its tensors, and on which texts."""
@@ -45,7 +46,7 @@ def quantize(
         raise InvalidRequestError(f"--scheme {scheme} says its grouping already, or is unknown (see --help); leave --group {group} out")
     method = method or ("rtn" if scheme.startswith("int8") else "gptq")
     grouping = "" if group is None else f"-g{group}" if group.isdigit() else f"-{group}"
-    recipe = Recipe.named(scheme + grouping, head, f"int8-{activations}", method)
+    recipe = Recipe.named(scheme + grouping, head, activations and f"int8-{activations}", method)
     if (windows or epochs) and method != "reconstruct":
         raise InvalidRequestError("--windows and --epochs are of --method reconstruct; leave them out, or give that")
     training = replace(recipe.training, windows=windows or recipe.training.windows, epochs=epochs or recipe.training.epochs)
@@ -59,6 +60,9 @@ def quantize(
         click.echo(f"calibration texts: {', '.join(text.name for text in calibration_texts(calibration))}", err=True)
     destination = output or fetch.default_destination(path, recipe.label)
     report = run(path, destination, recipe, progress=sys.stderr.isatty(), calibration=calibration)
+    if as_json:
+        click.echo(json.dumps(_as_json(report), indent=1))
+        return
     click.echo(report.destination)
     click.echo("\n".join(_lines(report)), err=True)
 
@@ -121,6 +125,35 @@ def _fraction(percent: str) -> float:
     if not 0 < value < math.inf:
         raise InvalidRequestError(f"--max-ppl-delta {percent} is no percentage above 0, such as 5%")
     return value
+
+
+def _as_json(report: QuantizationReport) -> dict[str, Any]:
+    """The report as JSON has it."""
+    recipe = report.recipe
+    return {
+        "source": str(report.source),
+        "destination": str(report.destination),
+        "method": recipe.method,
+        "scheme": str(recipe.body),
+        "head": str(recipe.head or "keep"),
+        "activations": report.activations,
+        "source_bytes": report.source_bytes,
+        "destination_bytes": report.destination_bytes,
+        "bits_per_weight": report.bits_per_weight,
+        "seconds": report.seconds,
+        "quality": "not measured",
+        "schemes": {
+            form: {
+                "tensor_count": part.tensors,
+                "weights": part.weights,
+                "bytes": part.nbytes,
+                "bits_per_weight": part.bits_per_weight,
+                "relative_squared_error": part.relative_squared_error,
+            }
+            for form, part in report.schemes.items()
+        },
+        "tensors": {name: asdict(part) for name, part in report.tensors.items()},
+    }
 
 
 def _lines(report: QuantizationReport) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -48,22 +49,23 @@ class Recipe:
     """How a model is to be quantized.
 
     body: of all matrices but embedding and head. head: of these; None keeps them where they are quantized, and makes int8-g32 of them where
-    they are not. activations: one of `formats.checkpoint.ACTIVATIONS`. method: one of METHODS. tensors: schemes of single tensors, instead.
+    they are not. activations: one of `formats.checkpoint.ACTIVATIONS`; None for the source's. method: one of METHODS. tensors: schemes of
+    single tensors, instead.
     """
 
     body: Scheme
     head: Scheme | None = None
-    activations: str = ACTIVATIONS[0]
+    activations: str | None = None
     method: str = METHODS[0]
     tensors: Mapping[str, Scheme] = field(default_factory=dict)
     training: LayerSettings = field(default_factory=LayerSettings)
 
     @classmethod
-    def named(cls, scheme: str, head: str = KEEP, activations: str = ACTIVATIONS[0], method: str = METHODS[0]) -> Recipe:
+    def named(cls, scheme: str, head: str = KEEP, activations: str | None = None, method: str = METHODS[0]) -> Recipe:
         """From names: schemes with or without their grouping, `head` also "keep". InvalidRequestError says what names there are."""
-        for what, name, known in (("activations", activations, ACTIVATIONS), ("method", method, METHODS)):
+        for what, name, known in (("activations", activations, (None, *ACTIVATIONS)), ("method", method, METHODS)):
             if name not in known:
-                raise InvalidRequestError(f"{what} {name!r} is unknown; possible: {', '.join(known)}")
+                raise InvalidRequestError(f"{what} {name!r} is unknown; possible: {', '.join(filter(None, known))}")
         return cls(_scheme(scheme, BODY_GROUPING), None if head == KEEP else _scheme(head, FINE_GROUPING), activations, method)
 
     @property
@@ -72,8 +74,8 @@ class Recipe:
         parts = ["mixed" if self.tensors else _short(self.body, BODY_GROUPING)]
         if self.head is not None:
             parts.append(f"{_short(self.head, FINE_GROUPING)}head")
-        if self.activations != ACTIVATIONS[0]:
-            parts.append(self.activations.removeprefix("int8-"))
+        if self.activations is not None:
+            parts.append("token" if self.activations == "int8-token" else "group")
         return "-".join([*parts, self.method])
 
 
@@ -96,16 +98,35 @@ class SchemeReport:
 
 
 @dataclass(frozen=True)
+class TensorReport:
+    """What became of a tensor.
+
+    scheme: or "float32". output_error: the relative squared error of what it puts out on the calibration texts; None if it was not fitted.
+    """
+
+    scheme: str
+    bits_per_weight: float
+    output_error: float | None
+
+
+@dataclass(frozen=True)
 class QuantizationReport:
-    """What a quantization did; `schemes` by the form that tensors are stored in. bits_per_weight counts the float tensors too."""
+    """What a quantization did.
+
+    activations: one of `formats.checkpoint.ACTIVATIONS`. schemes: by the form that tensors are stored in. bits_per_weight: of all tensors,
+    those of floats too. seconds: from opening the source to the written file; less than it takes in all, if it was interrupted before.
+    """
 
     source: Path
     destination: Path
     recipe: Recipe
+    activations: str
     schemes: Mapping[str, SchemeReport]
+    tensors: Mapping[str, TensorReport]
     source_bytes: int
     destination_bytes: int
     bits_per_weight: float
+    seconds: float
 
 
 class _Errors:
@@ -137,15 +158,16 @@ def quantize(
     UnsupportedModelError: a weight that is not finite or too large. InvalidRequestError: another process writes `destination`; calibration
     texts that are none. And what `convert` raises.
     """
-    checkpoint = rewrite.open_source(source, destination)
+    started, checkpoint = time.monotonic(), rewrite.open_source(source, destination)
+    checkpoint = replace(checkpoint, activations=recipe.activations or checkpoint.activations)
     job = _Job(source, destination, recipe, checkpoint)
     if recipe.method == "rtn":
         if calibration:
             raise InvalidRequestError("rounding to nearest looks at no calibration text; leave it out, or quantize by another method")
-        return job.write(_to_nearest, {"calibration": None}, progress)
+        return job.write(_to_nearest, {"calibration": None}, progress, started)
     texts = calibration_texts(calibration)
     facts: dict[str, Any] = {"calibration": [{"name": text.name, "sha256": text.sha256} for text in texts]}
-    activations: Rounding = "int8-token" if recipe.activations == "int8-token" else "int8-g32"
+    activations: Rounding = "int8-token" if checkpoint.activations == "int8-token" else "int8-g32"
     plan = Plan({name: scheme for name in job.rounded if (scheme := job.targets[name].scheme)}, texts, activations)
     if recipe.method == "reconstruct":
         settings, trainer = _training(checkpoint, texts, recipe, progress)
@@ -154,7 +176,7 @@ def quantize(
     with partial(destination, {"source": sha256_of(source), "schemes": schemes} | job.facts | facts) as kept:
         quantize_layers(checkpoint, plan, kept, progress)
         done = _Done(kept, ModelConfig.from_hf(checkpoint.config).num_hidden_layers)
-        return job.write(done.matrix, facts | done.errors(), progress, done.norms())
+        return job.write(done.matrix, facts | done.errors(), progress, started, done.norms())
 
 
 def _training(
@@ -166,7 +188,7 @@ def _training(
     from edgellm.quantize.training.reconstruct import trainer
 
     settings = replace(recipe.training, precision=recipe.training.precision or default_precision("cpu"))
-    return settings, trainer(checkpoint, texts, recipe.activations, settings, progress)
+    return settings, trainer(checkpoint, texts, checkpoint.activations, settings, progress)
 
 
 class _Done:
@@ -214,10 +236,15 @@ class _Job:
     @property
     def facts(self) -> dict[str, Any]:
         """What the provenance says of the method."""
-        return {"method": self.recipe.method, "activations": self.recipe.activations, "tool": f"edgellm {edgellm.__version__}"}
+        return {"method": self.recipe.method, "activations": self.checkpoint.activations, "tool": f"edgellm {edgellm.__version__}"}
 
-    def write(self, rounder: Rounder, facts: Mapping[str, Any], progress: bool, norms: Mapping[str, F32] = NO_NORMS) -> QuantizationReport:
-        """The file, with the matrices that `rounder` makes, and these facts in its provenance; norms: those that are not the source's."""
+    def write(
+        self, rounder: Rounder, facts: Mapping[str, Any], progress: bool, started: float, norms: Mapping[str, F32] = NO_NORMS
+    ) -> QuantizationReport:
+        """The file, with the matrices that `rounder` makes, and these facts in its provenance.
+
+        started: on the monotonic clock, for the report. norms: those that are not the source's.
+        """
         errors = _Errors(self.targets[name].form for name in self.rounded)
 
         def recode(name: str, rows: slice, tensor: Tensor) -> Tensor:
@@ -235,20 +262,23 @@ class _Job:
         step = f"{'mixed' if recipe.tensors else recipe.body} by {recipe.method}" + (f", head {recipe.head}" if recipe.head else "")
         quality = {"method": recipe.method, "quality": "not measured", "relative_squared_error": errors.relative}
         provenance = rewrite.provenance(self.checkpoint, self.source, step) | quality | dict(facts)
-        quantized = replace(self.checkpoint, activations=recipe.activations, provenance=provenance)
+        quantized = replace(self.checkpoint, provenance=provenance)
         rewrite.write(quantized, self.destination, self.targets, recode, progress)
-        return self._report(errors.relative)
+        return self._report(errors.relative, facts.get("output_error", {}), time.monotonic() - started)
 
-    def _report(self, errors: Mapping[str, float]) -> QuantizationReport:
+    def _report(self, errors: Mapping[str, float], output_errors: Mapping[str, float], seconds: float) -> QuantizationReport:
         forms = sorted({spec.form for spec in self.targets.values()})
         return QuantizationReport(
             source=self.source,
             destination=self.destination,
             recipe=self.recipe,
+            activations=self.checkpoint.activations,
             schemes={form: _report(form, self.targets, errors.get(form)) for form in forms},
+            tensors={name: _report_of_one(spec, output_errors.get(name)) for name, spec in self.targets.items()},
             source_bytes=sum(spec.nbytes for spec in self.specs.values()),
             destination_bytes=self.destination.stat().st_size,
             bits_per_weight=rewrite.bits_per_weight(self.targets),
+            seconds=seconds,
         )
 
 
@@ -284,6 +314,10 @@ def _weights(tensor: Tensor) -> F32:
 
 def _to_nearest(name: str, _rows: slice, weights: F32, scheme: Scheme) -> QuantizedMatrix:
     return round_to_nearest(name, weights, scheme)
+
+
+def _report_of_one(spec: TensorSpec, output_error: float | None) -> TensorReport:
+    return TensorReport(spec.form, 8 * spec.nbytes / spec.weights, output_error)
 
 
 def _report(form: str, targets: Mapping[str, TensorSpec], error: float | None) -> SchemeReport:

@@ -288,7 +288,8 @@ def test_quantize_says_what_it_made_and_what_is_not_known_of_it(monkeypatch: pyt
     ) -> module.QuantizationReport:
         seen.append((source, destination, recipe, calibration))
         parts = {"ternary-g64": module.SchemeReport(7, 8_000_000, 2_000_000, 0.1925), "float32": module.SchemeReport(2, 100, 400, None)}
-        return module.QuantizationReport(source, destination, recipe, parts, 9_000_000, 2_100_000, 2.1)
+        tensors = {"w": module.TensorReport("ternary-g64", 2.0, 0.01), "n": module.TensorReport("float32", 32.0, None)}
+        return module.QuantizationReport(source, destination, recipe, "int8-g32", parts, tensors, 9_000_000, 2_100_000, 2.1, 3.5)
 
     source = tmp_path / "m.gguf"
     source.touch()
@@ -306,7 +307,37 @@ def test_quantize_says_what_it_made_and_what_is_not_known_of_it(monkeypatch: pyt
     options = ("--scheme", "int4-min", "--group", "row", "--activations", "token", "--calibration", f"{tmp_path}/t.txt", "-o", "x.bin")
     fitted = run("quantize", str(source), *options)
     assert (fitted.stdout, fitted.stderr.splitlines()[0]) == ("x.bin\n", "calibration texts: t.txt")
-    assert run("quantize", str(source), "--scheme", "int8").stdout == f"{tmp_path}/models/m.int8-rtn.tmac2.bin\n"
+    printed = run("quantize", str(source), "--scheme", "int8", "--json")
+    assert (printed.stderr, json.loads(printed.stdout)) == (
+        "",
+        {
+            "source": str(source),
+            "destination": f"{tmp_path}/models/m.int8-rtn.tmac2.bin",
+            "method": "rtn",
+            "scheme": "int8-g32",
+            "head": "keep",
+            "activations": "int8-g32",
+            "source_bytes": 9_000_000,
+            "destination_bytes": 2_100_000,
+            "bits_per_weight": 2.1,
+            "seconds": 3.5,
+            "quality": "not measured",
+            "schemes": {
+                "ternary-g64": {
+                    "tensor_count": 7,
+                    "weights": 8_000_000,
+                    "bytes": 2_000_000,
+                    "bits_per_weight": 2.0,
+                    "relative_squared_error": 0.1925,
+                },
+                "float32": {"tensor_count": 2, "weights": 100, "bytes": 400, "bits_per_weight": 32.0, "relative_squared_error": None},
+            },
+            "tensors": {
+                "w": {"scheme": "ternary-g64", "bits_per_weight": 2.0, "output_error": 0.01},
+                "n": {"scheme": "float32", "bits_per_weight": 32.0, "output_error": None},
+            },
+        },
+    )
     assert seen == [
         (source, fetch.default_destination(source, "ternary-int4head-rtn"), module.Recipe.named("ternary-g64", "int4-g32"), ()),
         (source, Path("x.bin"), module.Recipe.named("int4-min-row", "keep", "int8-token", "gptq"), (tmp_path / "t.txt",)),

@@ -63,8 +63,9 @@ def test_a_model_is_nearer_to_its_source_than_rounded_to_nearest(source: Path, t
 
 
 def test_what_is_recorded(source: Path, text: Path, tmp_path: Path) -> None:
-    quantize(source, tmp_path / "m.bin", GPTQ, progress=False, calibration=[text])
+    made = quantize(source, tmp_path / "m.bin", GPTQ, progress=False, calibration=[text])
     provenance = read_tmac2(tmp_path / "m.bin").provenance
+    assert {name: part.output_error for name, part in made.tensors.items() if part.output_error is not None} == provenance["output_error"]
     assert provenance["calibration"] == [{"name": "text.txt", "sha256": calibration_texts([text])[0].sha256}]
     assert (provenance["method"], provenance["schemes"]) == ("gptq", ["int3-min-g64 by gptq"])
     matrices = [name for name, weights in hf_weights().items() if weights.ndim == 2 and name != "model.embed_tokens.weight"]

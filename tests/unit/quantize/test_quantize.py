@@ -66,7 +66,8 @@ def forms(path: Path) -> dict[str, str]:
 def test_names_of_recipes(scheme: str, head: str, body: str, of_head: str | None, label: str) -> None:
     recipe = Recipe.named(scheme, head)
     assert (str(recipe.body), recipe.head and str(recipe.head), recipe.label) == (body, of_head, label)
-    assert Recipe.named(scheme, head, "int8-token").label == label.replace("-rtn", "-token-rtn")
+    for activations, said in (("int8-token", "-token-rtn"), ("int8-g32", "-group-rtn")):
+        assert Recipe.named(scheme, head, activations).label == label.replace("-rtn", said)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,10 @@ def test_the_report_and_the_provenance(tmp_path: Path) -> None:
     assert (body.tensors, body.weights) == (14, sum(np.prod(after[name].shape) for name in rounded))
     assert body.nbytes == sum(after[name].nbytes for name in rounded)
     assert (report.schemes["int8-g32"].relative_squared_error, report.schemes["float32"].relative_squared_error) == (None, None)
+    assert {name: part.scheme for name, part in report.tensors.items()} == forms(tmp_path / "m.bin")
+    assert report.tensors[UP].bits_per_weight == 8 * after[UP].nbytes / np.prod(after[UP].shape)
+    assert {part.output_error for part in report.tensors.values()} == {None}
+    assert (report.activations, report.seconds > 0) == ("int8-token", True)
     assert report.destination_bytes == (tmp_path / "m.bin").stat().st_size
     assert report.bits_per_weight == describe(tmp_path / "m.bin")["bits_per_weight"]
     checkpoint = read_tmac2(tmp_path / "m.bin")
@@ -256,7 +261,7 @@ def test_packed_trits_stay_as_they_are_where_all_else_is_rounded(tmp_path: Path,
     given = tiny.checkpoint("bitnet")
     offline = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
     source = write_hf(tmp_path / "m", tiny.packed_bitnet(given), given.config | {"quantization_config": offline}, tokenizer_json)
-    quantize(source, tmp_path / "m.bin", Recipe.named("ternary-tensor", activations="int8-token"), progress=False)
+    quantize(source, tmp_path / "m.bin", Recipe.named("ternary-tensor"), progress=False)
     read = read_tmac2(tmp_path / "m.bin")
     assert read.activations == "int8-token"
     for name, tensor in read.tensors.items():
@@ -264,3 +269,5 @@ def test_packed_trits_stay_as_they_are_where_all_else_is_rounded(tmp_path: Path,
             assert same_bits(tiny.dense(tensor), tiny.dense(given.tensors[name])), name
     with edgellm.load(tmp_path / "m.bin", threads=1) as engine:
         assert np.isfinite(engine.prefill(tiny.tokens())).all()
+    quantize(source, tmp_path / "m.bin", Recipe.named("ternary-tensor", activations="int8-g32"), progress=False)
+    assert read_tmac2(tmp_path / "m.bin").activations == "int8-g32"
