@@ -1,4 +1,4 @@
-"""What `edgellm quantize` and `edgellm sensitivity` do and print."""
+"""`edgellm quantize` and `edgellm sensitivity`: a model in fewer bits, and what each matrix would cost."""
 
 from __future__ import annotations
 
@@ -20,6 +20,60 @@ if TYPE_CHECKING:
     from edgellm.quantize.quantize import QuantizationReport, Recipe
 
 
+@click.command()
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write, X.tmac2.bin.  [default: in the cache]")
+@click.option(
+    "--scheme",
+    required=True,
+    metavar="SCHEME",
+    help="Of the decoder's matrices: ternary, tritplanes2, tritplanes3, int8, int4, int3, int2, int4-min, int3-min or int2-min; or one "
+    "with its grouping, such as ternary-row or int4-min-g32.",
+)
+@click.option(
+    "--group",
+    type=click.Choice(["32", "64", "96", "128", "192", "256", "row", "tensor"]),
+    help="Columns that share a scale, unless SCHEME says it.  [default: 64; of int8 32]",
+)
+@click.option(
+    "--head",
+    default="keep",
+    show_default=True,
+    metavar="SCHEME",
+    help="Of embedding and head, in groups of 32 unless it says otherwise. keep: as they are quantized, int8 if they are not.",
+)
+@click.option(
+    "--activations",
+    type=click.Choice(["g32", "token"]),
+    help="Activations are int8, with a scale per 32 of them or per token.  [default: as the source says; of most, g32]",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["gptq", "rtn", "reconstruct"]),
+    help="gptq: fitted to the inputs that calibration texts give each matrix, in minutes. reconstruct: each layer is then trained to give "
+    "what the original's gives; it takes some times longer, and is best. rtn: round to nearest, in seconds.  [default: gptq; of int8, "
+    "which loses next to nothing, rtn]",
+)
+@click.option("--windows", type=click.IntRange(1), help="Of reconstruct: calibration windows of 1024 tokens.  [default: 96]")
+@click.option("--epochs", type=click.IntRange(1), help="Of reconstruct: how often each layer meets each of them.  [default: 3]")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Of gptq and reconstruct: a text, maybe gzipped (.gz); again for more. Two domains are better than one.  [default: those in the "
+    "folder that EDGELLM_DATA names, else the topics of Python's help]",
+)
+@click.option(
+    "--mixed",
+    type=click.Path(path_type=Path),
+    metavar="PLAN",
+    help="A scheme for each tensor: a plan, or what `edgellm sensitivity` wrote with one of the next three. SCHEME is for the others.",
+)
+@click.option("--target-bits", type=float, metavar="BITS", help="Of --mixed: so many bits per weight of the matrices it has costs for.")
+@click.option("--target-mb", type=float, metavar="MB", help="Of --mixed: so many megabytes (1e6) of all tensors together.")
+@click.option("--max-ppl-delta", metavar="PERCENT", help="Of --mixed: at most so much more perplexity (5%), as the costs estimate it.")
+@click.option("--json", "as_json", is_flag=True, help="Print a report of every tensor, as JSON.")
 def quantize(
     source: str,
     output: Path | None,
@@ -36,7 +90,20 @@ def quantize(
     as_json: bool,
     **targets: Any,
 ) -> None:
-    """Write the model, say what became of its tensors, and on which texts."""
+    """Quantize a model's weights to fewer bits.
+
+    SRC is as for convert. With gptq, each layer is fitted to the inputs that the layers before it, as quantized, give it on the
+    calibration texts, and so is the head, if it is not int8. reconstruct needs pip install 'edgellm[train]'. When it is interrupted,
+    the same command goes on where it was. Nothing here measures the result's quality. In the cache the model is called
+    NAME.SCHEME-METHOD, as --model takes it.
+
+    \b
+    Examples:
+      edgellm quantize smollm2-135m --scheme int4-min --calibration prose.txt --calibration code.txt.gz
+      edgellm quantize smollm2-135m --scheme int2-min --method reconstruct --epochs 6
+      edgellm quantize smollm2-135m --scheme ternary --head int4 --method rtn
+      edgellm quantize model.gguf --scheme int4-min-g32 -o model.tmac2.bin
+    """
     from edgellm.formats import fetch
     from edgellm.quantize.calibrate import calibration_texts
     from edgellm.quantize.quantize import FAMILIES, Recipe
@@ -67,8 +134,22 @@ def quantize(
     click.echo("\n".join(_lines(report)), err=True)
 
 
+@click.command()
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The JSON file to write.")
+@click.option("--calibration", type=click.Path(path_type=Path), multiple=True, metavar="FILE", help="As of quantize.")
 def sensitivity(source: str, output: Path, calibration: Sequence[Path]) -> None:
-    """Write what each matrix costs."""
+    """Measure what each matrix of a model costs in each scheme.
+
+    In nats of what the model predicts: measured for each kind of matrix (q_proj, down_proj, ..), and shared out among layers and schemes by
+    the error of what they put out. `edgellm quantize --mixed FILE` chooses schemes by it. SRC is as for convert; embedding and head are
+    left out.
+
+    \b
+    Examples:
+      edgellm sensitivity smollm2-135m -o costs.json
+      edgellm quantize smollm2-135m --scheme int4-min --mixed costs.json --target-mb 70
+    """
     from edgellm.formats import fetch
     from edgellm.formats.atomic import replacing
     from edgellm.quantize.calibrate import calibration_texts
