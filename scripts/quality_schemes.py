@@ -53,6 +53,8 @@ F32 = npt.NDArray[np.float32]
 Backend = EdgeLLMBackend | LlamaCppBackend
 
 FOLDER = ROOT / "build" / "schemes"
+PLAN = ROOT / "benchmarks" / "plans" / "smollm2-135m-56mb.json"
+"""Chosen by `edgellm sensitivity`: see benchmarks/README.md."""
 TEXTS = ("wikitext2_test", "tinyshakespeare")
 VERSION = 1
 """Of the protocol below: what the cache holds of another is not used."""
@@ -76,6 +78,11 @@ def gptq(scheme: str, *more: str) -> tuple[str, ...]:
     return "--scheme", scheme, "--method", "gptq", *more
 
 
+def reconstructed(scheme: str, *more: str) -> tuple[str, ...]:
+    """The arguments of a scheme whose layers are trained."""
+    return "--scheme", scheme, "--method", "reconstruct", *more
+
+
 SCHEMES = (
     Scheme("keep"),
     Scheme("Q4_0", ("Q4_0",), "llama.cpp"),
@@ -89,6 +96,12 @@ SCHEMES = (
     Scheme("int3-g64", gptq("int3-min-g64")),
     Scheme("int2-g64", gptq("int2-min-g64")),
     Scheme("int4-g64, 4-bit head", gptq("int4-min-g64", "--head", "int4-min-g32")),
+    Scheme("int4-g64 trained", reconstructed("int4-min-g64", "--windows", "48", "--epochs", "2")),
+    Scheme("tritplanes2-g64 trained", reconstructed("tritplanes2-g64", "--windows", "48", "--epochs", "2")),
+    Scheme("int3-g64 trained", reconstructed("int3-min-g64", "--windows", "48", "--epochs", "2")),
+    Scheme("int2-g64 trained", reconstructed("int2-min-g64")),
+    Scheme("ternary-g64 trained", reconstructed("ternary-g64")),
+    Scheme("mixed 56 MB trained", reconstructed("int3-min-g64", "--head", "int4-min-g64", "--mixed", str(PLAN))),
 )
 
 
@@ -248,6 +261,7 @@ def measured(suite: Suite, scheme: Scheme, path: Path, threads: int) -> Record:
             "arguments": list(scheme.arguments),
             "baseline": BASELINE,
             "model_sha256": _sha256(path),
+            **({} if scheme.backend == "llama.cpp" else {"made": made_how(path)}),
             **sizes(path, scheme.backend),
             "perplexity": suite.perplexities(subject),
             "divergence": suite.divergences(subject),
@@ -259,6 +273,12 @@ def measured(suite: Suite, scheme: Scheme, path: Path, threads: int) -> Record:
         "tg64": {name: speed[name] for name in ("avg_ts", "stddev_ts", "samples_ts")},
         "energy": energy(),
     }
+
+
+def made_how(path: Path) -> Record:
+    """What the file itself says of how it was made."""
+    provenance = open_checkpoint(path).provenance
+    return {name: provenance.get(name) for name in ("tool", "schemes", "method", "training", "calibration")}
 
 
 def sizes(path: Path, backend: str) -> Record:

@@ -34,7 +34,7 @@ from edgellm.text.tokenizer import Tokenizer
 
 F64 = npt.NDArray[np.float64]
 
-SCHEMES = ("ternary-g64", "int2-min-g64", "int3-min-g64", "tritplanes2-g64", "int4-min-g64", "int8-g32")
+SCHEMES = ("ternary-g64", "int2-min-g64", "int3-min-g192", "int3-min-g64", "int4-min-g64", "int8-g32")
 MEASURED = "int3-min-g64"
 """The scheme in which a kind's divergence is measured: large enough to rise above rounding, small enough to add up."""
 SEQUENCES = 8
