@@ -57,6 +57,11 @@ if TYPE_CHECKING:
 @click.option("--windows", type=click.IntRange(1), help="Of reconstruct: calibration windows of 1024 tokens.  [default: 96]")
 @click.option("--epochs", type=click.IntRange(1), help="Of reconstruct: how often each layer meets each of them.  [default: 3]")
 @click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Of reconstruct: of weights, as a part of the distance between the scheme's levels.  [default: 0.01]",
+)
+@click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     multiple=True,
@@ -87,6 +92,7 @@ def quantize(
     mixed: Path | None,
     windows: int | None,
     epochs: int | None,
+    learning_rate: float | None,
     as_json: bool,
     **targets: Any,
 ) -> None:
@@ -114,10 +120,7 @@ def quantize(
     method = method or ("rtn" if scheme.startswith("int8") else "gptq")
     grouping = "" if group is None else f"-g{group}" if group.isdigit() else f"-{group}"
     recipe = Recipe.named(scheme + grouping, head, activations and f"int8-{activations}", method)
-    if (windows or epochs) and method != "reconstruct":
-        raise InvalidRequestError("--windows and --epochs are of --method reconstruct; leave them out, or give that")
-    training = replace(recipe.training, windows=windows or recipe.training.windows, epochs=epochs or recipe.training.epochs)
-    recipe = replace(recipe, training=training)
+    recipe = _with_training(recipe, windows, epochs, learning_rate)
     path = fetch.resolve_source(source)
     if mixed is None and any(target is not None for target in targets.values()):
         raise InvalidRequestError("--target-bits, --target-mb and --max-ppl-delta choose among the costs of --mixed FILE; give that, too")
@@ -163,6 +166,17 @@ def sensitivity(source: str, output: Path, calibration: Sequence[Path]) -> None:
     for kind, nats in costs["measured"]["kl_of_kinds"].items():
         click.echo(f"{kind:12} {nats:.4f} nats, all layers in {costs['measured']['scheme']}", err=True)
     click.echo(output)
+
+
+def _with_training(recipe: Recipe, windows: int | None, epochs: int | None, learning_rate: float | None) -> Recipe:
+    """The recipe with what was said of its training."""
+    from edgellm.quantize.training.settings import Rates
+
+    if (windows or epochs or learning_rate) and recipe.method != "reconstruct":
+        raise InvalidRequestError("--windows, --epochs and --learning-rate are of --method reconstruct; leave them out, or give that")
+    known = recipe.training
+    rates = known.rates if learning_rate is None else Rates.of(learning_rate)
+    return replace(recipe, training=replace(known, windows=windows or known.windows, epochs=epochs or known.epochs, rates=rates))
 
 
 def _mixed(

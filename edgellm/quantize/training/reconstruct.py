@@ -124,7 +124,7 @@ class LayerTrainer:
                 output = run_layer(layer, self._hidden[window : window + 1], arguments)
             loss = data.loss(window, output)
             if not loss.isfinite():
-                raise NonFiniteError(f"layer {index}: the loss is not finite; the layers before it are kept: try a lower learning rate")
+                raise NonFiniteError(f"layer {index}: the loss is not finite; the layers before it are kept: try a lower --learning-rate")
             adam.zero_grad()
             loss.backward()
             adam.step()

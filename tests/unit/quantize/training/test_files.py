@@ -69,7 +69,7 @@ def test_distill_writes_a_model_that_runs_and_a_log(folder: Path) -> None:
         (f"{DISTILL} --steps 1".replace("text.txt", "m.tmac2.bin"), "is no calibration text"),
         (f"{DISTILL} --steps 1".replace("-o d.tmac2.bin", "-o start.tmac2.bin"), "is what is to be converted"),
         (f"{DISTILL} --steps 1".replace("--from start", "--from nonesuch"), "nonesuch"),
-        ("quantize m.tmac2.bin --scheme int4 --windows 3", "--windows and --epochs are of --method reconstruct"),
+        ("quantize m.tmac2.bin --scheme int4 --windows 3", "--windows, --epochs and --learning-rate are of --method reconstruct"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(command: str, message: str, folder: Path) -> None:
