@@ -149,7 +149,9 @@ def test_calibration_files_that_are_no_text_are_refused(content: bytes, message:
     assert not (tmp_path / "m.bin").exists()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no gzip", gzip.compress(b"abc")[:-5]])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"no gzip", gzip.compress(b"abc", mtime=0)[:-5]], ids=["missing", "empty", "no gzip", "cut off"]
+)
 def test_calibration_files_that_cannot_be_read_are_refused(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "t.gz").write_bytes(content)
