@@ -100,7 +100,7 @@ SCHEMES = (
     Scheme("int2-g64", gptq("int2-min-g64")),
     Scheme("keep, 4-bit head", gptq("int4-min-g32", "--head", "int4-min-g32")),  # Q4_1 is int4-min-g32: the layers stay as they are
     Scheme("int4-g64 trained", reconstructed("int4-min-g64", "--windows", "48", "--epochs", "2")),
-    Scheme("tritplanes2-g64 trained", reconstructed("tritplanes2-g64", "--windows", "48", "--epochs", "2")),
+    Scheme("tritplanes2-g64 trained", reconstructed("tritplanes2-g64", "--windows", "48", "--epochs", "1")),
     Scheme("int3-g64 trained", reconstructed("int3-min-g64", "--windows", "48", "--epochs", "2")),
     Scheme("int2-g64 trained", reconstructed("int2-min-g64")),
     Scheme("ternary-g64 trained", reconstructed("ternary-g64")),
