@@ -199,13 +199,15 @@ def quality(session: nox.Session) -> None:
     """What the model says: perplexity and divergence on the texts in EDGELLM_DATA, and their budgets.
 
     By name, instead: `-- peers` asks llama.cpp as well, `-- trust` compares requests with lm-eval's own model, `-- schemes` puts every
-    scheme side by side, for about an hour; it goes on where it was stopped, and takes the options of scripts/quality_schemes.py.
+    scheme side by side, for some hours (those that are trained; `--only NAME` is one); it goes on where it was stopped, and takes the
+    options of scripts/quality_schemes.py.
     """
     prepare(session, model=True)
     if measured_by_name(session, QUALITY):
         return
     if session.posargs[:1] == ["schemes"]:
-        install(session, "baselines")
+        for extra in ("baselines", "train"):
+            install(session, extra)
         session.run(str(BIN / "python"), "-m", "scripts.quality_schemes", *session.posargs[1:])
         return
     session.run(*QUALITY.pytest, *session.posargs)

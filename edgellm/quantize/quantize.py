@@ -50,7 +50,7 @@ class Recipe:
 
     body: of all matrices but embedding and head. head: of these; None keeps them where they are quantized, and makes int8-g32 of them where
     they are not. activations: one of `formats.checkpoint.ACTIVATIONS`; None for the source's. method: one of METHODS. tensors: schemes of
-    single tensors, instead.
+    single tensors, instead. training: how layers are trained, where the method is to reconstruct them.
     """
 
     body: Scheme
