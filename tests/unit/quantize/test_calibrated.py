@@ -34,13 +34,6 @@ UP = "model.layers.1.mlp.up_proj.weight"
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(" ".join(np.random.default_rng(0).choice(["a", "abc", "bd", "ee ab", "dcb"], 600)))
-    return path
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_hf(tmp_path / "m")
 

@@ -29,13 +29,6 @@ GPTQ = Recipe.named("int8", "int4-min-g64", method="gptq")
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(" ".join(np.random.default_rng(0).choice(["a", "abc", "bd", "ee ab", "dcb"], 300)))
-    return path
-
-
 def write_source(folder: Path, tied: bool) -> Path:
     untied = {} if tied else {HEAD: np.random.default_rng(3).standard_normal((VOCAB, HIDDEN), np.float32)}
     return write_hf(folder, hf_weights() | untied, HF_CONFIG | {"tie_word_embeddings": tied})
@@ -81,7 +74,7 @@ def test_logits_are_nearer_than_by_a_head_that_is_rounded_to_nearest(
     ours, theirs = (squared_error(logits(tmp_path / f"{method}-head"), logits(tmp_path / "int8")) for method in ("gptq", "rtn"))
     weights = tensors(tmp_path / "int8")[name]
     ours_w, theirs_w = (squared_error(tensors(tmp_path / method)[name], weights) for method in ("gptq", "rtn"))
-    assert ours < 0.7 * theirs
+    assert ours < 0.8 * theirs
     assert not tied or ours_w < 2 * theirs_w
 
 
