@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,13 +41,17 @@ from edgellm.quantize.training.numerics import autocast, optimizer
 from edgellm.quantize.training.settings import Rates
 from edgellm.quantize.training.tokens import Ids
 
-ROWS_AT_ONCE = 1024
-"""Tokens whose logits are held together: 200 MB for each of some arrays, with a vocabulary of 49152."""
+ROWS_AT_ONCE = 512
+"""Tokens whose logits are held together: 100 MB for each of some arrays, with a vocabulary of 49152."""
+ATTENTION = {"cpu": "eager", "cuda": "sdpa"}
+"""transformers' name of the way to compute it: on a processor, two matrix products and a softmax take a third of the fused one's time."""
 KEPT_STATES = 2
 WARM_UP = 0.03
 """The part of the run in which learning rates rise."""
 SPEED_STEPS = 20
 """Steps whose median time the plan is made of."""
+UNKNOWN_STEPS = 100
+"""How many the plan has while no step was timed: few would let the first one take most of the schedule."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,23 @@ def stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+class _Divergence(torch.autograd.Function):
+    """Logits of student and teacher [N, V] -> the sum of KL(teacher || student); fewer passes over memory than `kl_div` takes."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        log_q, log_p = student.float().log_softmax(dim=-1), teacher.float().log_softmax(dim=-1)
+        p = log_p.exp()
+        total = torch.dot(p.flatten(), log_p.sub_(log_q).flatten())
+        ctx.save_for_backward(log_q.exp_().sub_(p).to(student.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradient.to(slope.dtype), None
+
+
 class _Run:
     """The state of a run, on its way."""
 
@@ -133,8 +154,9 @@ class _Run:
         self.settings, self.plan, self.folder, self.initial = settings, plan, run_folder, initial
         self.name = snapshots.digest(asdict(settings) | {"sequences": sequences, "initial": initial, "original": original.provenance})
         self.sequences, self.held_out = sequences, torch.from_numpy(held_out).to(plan.device)
-        self.teacher = models.teacher(original).to(plan.device)
-        self.student = models.student(original, initial).to(plan.device)
+        attention = ATTENTION[plan.device]
+        self.teacher = models.teacher(original, attention).to(plan.device)
+        self.student = models.student(original, initial, attention).to(plan.device)
         if settings.scales_only:
             for _, linear in models.linears(self.student):
                 linear.latent.requires_grad_(False)
@@ -202,7 +224,7 @@ class _Run:
         assert self.plan.deadline is not None
         left = self.plan.deadline - self.seconds_before - self.closing_seconds - time.monotonic()
         if not self.step_seconds:
-            return self.step + (2 if left > 0 else 0)  # to see how long they take
+            return self.step + (UNKNOWN_STEPS if left > 0 else 0)
         return self.step + max(0, int(left / statistics.median(self.step_seconds[-SPEED_STEPS:])))
 
     def _train(self, batch: Tensor, planned: int) -> float:
@@ -251,9 +273,9 @@ class _Run:
         precision = self.settings.precision if self.plan.device == "cpu" else "float32"  # a GPU can afford exact logits
         with autocast(precision, self.plan.device):
             with torch.no_grad():
-                teacher = self.teacher.lm_head(wanted.to(self.teacher.lm_head.weight.dtype)).float().log_softmax(dim=-1)
-            student = self.student.lm_head(hidden).float().log_softmax(dim=-1)
-        return torch.nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
+                teacher = self.teacher.lm_head(wanted.to(self.teacher.lm_head.weight.dtype))
+            student = self.student.lm_head(hidden)
+        return cast("Tensor", _Divergence.apply(student, teacher))
 
     def _perplexity(self, model: Any) -> float:
         """On the held-out sequences, each token given those before it in its sequence."""

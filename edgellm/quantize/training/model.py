@@ -60,12 +60,13 @@ def dense(tensor: formats.Tensor) -> F32:
     return np.array(weights, np.float32)
 
 
-def teacher(original: Checkpoint) -> Any:
+def teacher(original: Checkpoint, attention: str = "sdpa") -> Any:
     """transformers' model on the checkpoint's weights, dequantised, in float32; nothing is rounded and nothing trained.
 
+    attention: transformers' name of how it is computed, which changes its result by rounding only.
     UnsupportedModelError: transformers does not know the architecture, or has other tensors for it.
     """
-    model = _empty(original.config)
+    model = _empty(original.config, attention)
     state = dict(_transformers_state(original))
     if original.config.get("tie_word_embeddings", False):
         state[HEAD] = state[EMBEDDING]
@@ -76,13 +77,13 @@ def teacher(original: Checkpoint) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def student(original: Checkpoint, initial: Checkpoint) -> Any:
+def student(original: Checkpoint, initial: Checkpoint, attention: str = "sdpa") -> Any:
     """The model `initial`, a quantized form of `original`, ready to be trained.
 
     Decoder matrices become `QuantizedLinear`, norms are trained too; embedding, head and biases stay as `initial` has them. Latent
     weights start near the original's, as far as `initial`'s codes allow.
     """
-    model = teacher(initial)
+    model = teacher(initial, attention)
     for name, tensor in initial.tensors.items():
         if isinstance(tensor, QuantizedMatrix) and name not in (EMBEDDING, HEAD):
             _replace(model, name, QuantizedLinear(tensor, dense(original.tensors[name]), initial.activations, _bias(initial, name)))
@@ -157,11 +158,11 @@ def rounded_once(part: nn.Module) -> Iterator[None]:
             module.frozen = None
 
 
-def _empty(config: Mapping[str, Any]) -> Any:
+def _empty(config: Mapping[str, Any], attention: str) -> Any:
     try:
         known = transformers.AutoConfig.for_model(**config)
         with no_init_weights():
-            return transformers.AutoModelForCausalLM.from_config(known, dtype=torch.float32, attn_implementation="sdpa")
+            return transformers.AutoModelForCausalLM.from_config(known, dtype=torch.float32, attn_implementation=attention)
     except (KeyError, ValueError) as error:
         raise UnsupportedModelError(f"architecture {config.get('model_type')!r} cannot be trained: transformers: {error}") from error
 

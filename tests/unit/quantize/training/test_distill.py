@@ -104,7 +104,9 @@ def test_minutes_are_used_and_kept(tmp_path: Path) -> None:
     outcome = run(tmp_path, replace(SETTINGS, steps=None), replace(PLAN, deadline=start + 3))
     assert 1.5 < time.monotonic() - start < 4.5  # with room for a busy machine's last step
     assert outcome.steps > 4
-    assert log(tmp_path)[-2]["rate_factor"] < 0.2  # the schedule came to its end as the time did
+    factors = [line["rate_factor"] for line in log(tmp_path) if "rate_factor" in line]
+    assert max(factors) > 0.8  # the first step, of unknown length, did not take the schedule's better part
+    assert factors[-1] < 0.2  # it came to its end as the time did
 
 
 def test_minutes_count_over_all_calls_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
