@@ -20,7 +20,7 @@ from edgellm.errors import InvalidRequestError
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A text to train on, maybe .gz; again for more.",
+    help="A text to train on, maybe .gz; again for more.  [default: as of quantize, or none with --generated-tokens]",
 )
 @click.option("--length", type=click.IntRange(8), default=512, show_default=True, help="Tokens of a window of text.")
 @click.option(
@@ -70,7 +70,8 @@ def distill(
 ) -> None:
     """Train a quantized model to predict what the original predicts, all layers at once. Meant for a GPU.
 
-    It takes text: --calibration, --generated-tokens, or both. The folder of the run has log.jsonl, and curve.png if matplotlib is there.
+    It takes text: --calibration, --generated-tokens, or both; where neither is given, what quantize takes. The folder of the run has
+    log.jsonl, and curve.png if matplotlib is there.
     With --minutes the steps are planned by the speed that is measured, so that a GPU that is lent for half an hour is used for all of it:
     --minutes 28. The same command goes on with a run that was interrupted, within what is left of its minutes. Ctrl-C, or SIGTERM, lets a
     step end and keeps it.
@@ -102,6 +103,8 @@ def distill(
         seed=files["seed"],
         precision=precision or default_precision(device),
     )
+    if not files["calibration"] and generated_tokens:
+        files["calibration"] = None
     job = _job(**files)
     plan = training.Plan(evaluate_every=evaluate_every, save_every=60 * save_every, compiled=compiled, device=device, progress=job.progress)
     outcome = distill_file(job, settings, plan, generated_tokens, minutes, fetch.home() / "teacher-text")
@@ -113,7 +116,9 @@ def distill(
     )
 
 
-def _job(source: str, start: str, output: Path, calibration: tuple[Path, ...], length: int, seed: int, run_folder: Path | None) -> Any:
+def _job(
+    source: str, start: str, output: Path, calibration: tuple[Path, ...] | None, length: int, seed: int, run_folder: Path | None
+) -> Any:
     from edgellm.formats import fetch
     from edgellm.quantize.training.files import Job
 

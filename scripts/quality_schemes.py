@@ -68,11 +68,14 @@ CONTEXT = WINDOW + 1
 
 @dataclass(frozen=True)
 class Scheme:
-    """arguments: of `edgellm quantize`, none to convert losslessly; of llama.cpp, its name of the type."""
+    """arguments: of `edgellm quantize`, none to convert losslessly; of llama.cpp, its name of the type; of `edgellm distill`, where there
+    is a `start`, the name of the scheme that is trained.
+    """
 
     name: str
     arguments: tuple[str, ...] = ()
     backend: str = "edgellm"
+    start: str | None = None
 
 
 def gptq(scheme: str, *more: str) -> tuple[str, ...]:
@@ -219,9 +222,10 @@ class Suite:
 
 
 def made(scheme: Scheme, source: Path) -> Path:
-    """The scheme's model file, made unless this code made it before."""
+    """The scheme's model file, made unless this code made it before; first of all, the one that it starts from."""
     llama_cpp = scheme.backend == "llama.cpp"
-    of = "\0".join([_sha256(source), "" if llama_cpp else quantizer_digest(), *scheme.arguments])
+    start = None if scheme.start is None else made(by_name()[scheme.start], source)
+    of = "\0".join([_sha256(start or source), "" if llama_cpp else quantizer_digest(), *scheme.arguments])
     ending = ".gguf" if llama_cpp else ".tmac2.bin"
     path = FOLDER / f"{scheme.name.replace(', ', '-').replace(' ', '-')}-{hashlib.sha256(of.encode()).hexdigest()[:12]}{ending}"
     if path.exists():
@@ -232,12 +236,16 @@ def made(scheme: Scheme, source: Path) -> Path:
         partial = path.with_suffix(".partial")
         llama_cpp_models.quantize(source, scheme.arguments[0], partial)
         return partial.rename(path)
-    command = ["quantize", str(source), *scheme.arguments] if scheme.arguments else ["convert", str(source)]
-    if subprocess.run(
-        [sys.executable, "-c", "from edgellm.cli import main; main()", *command, "-o", str(path)], check=False, cwd=ROOT
-    ).returncode:
+    command = [*_command(scheme, source, start), "-o", str(path)]
+    if subprocess.run([sys.executable, "-c", "from edgellm.cli import main; main()", *command], check=False, cwd=ROOT).returncode:
         raise InvalidRequestError(f"the scheme {scheme.name} could not be made by: edgellm {' '.join(command)}")
     return path
+
+
+def _command(scheme: Scheme, source: Path, start: Path | None) -> list[str]:
+    if start is not None:
+        return ["distill", str(source), "--from", str(start), *scheme.arguments]
+    return ["quantize", str(source), *scheme.arguments] if scheme.arguments else ["convert", str(source)]
 
 
 @contextmanager
@@ -264,6 +272,7 @@ def measured(suite: Suite, scheme: Scheme, path: Path, threads: int) -> Record:
             "scheme": scheme.name,
             "backend": backend.name,
             "arguments": list(scheme.arguments),
+            "start": scheme.start,
             "baseline": BASELINE,
             "model_sha256": _sha256(path),
             **({} if scheme.backend == "llama.cpp" else {"made": made_how(path)}),
@@ -283,7 +292,7 @@ def measured(suite: Suite, scheme: Scheme, path: Path, threads: int) -> Record:
 def made_how(path: Path) -> Record:
     """What the file itself says of how it was made."""
     provenance = open_checkpoint(path).provenance
-    return {name: provenance.get(name) for name in ("tool", "schemes", "method", "training", "calibration")}
+    return {name: provenance.get(name) for name in ("tool", "schemes", "method", "training", "calibration", "distilled")}
 
 
 def sizes(path: Path, backend: str) -> Record:
@@ -359,21 +368,30 @@ def row(record: Record) -> tuple[str, ...]:
 HEAD = ("scheme", "MB", "bits", *(f"{text[:8]}{bos}" for text in TEXTS for bos in ("", " +bos")), "KL", "flips", "accuracy", "tg64")
 
 
+def by_name() -> dict[str, Scheme]:
+    """The rows of SCHEMES."""
+    return {scheme.name: scheme for scheme in SCHEMES}
+
+
 def chosen(only: Sequence[str], added: Sequence[str]) -> list[tuple[Scheme, Path | None]]:
     """The schemes that are asked for, and the files that are added; InvalidRequestError for a name that is none."""
-    known = {scheme.name: scheme for scheme in SCHEMES}
+    known = by_name()
     if unknown := [name for name in only if name not in known]:
         raise InvalidRequestError(f"the scheme {unknown[0]!r} is unknown; known: {', '.join(known)}")
     files = [(name, Path(file)) for name, _, file in (each.partition("=") for each in added)]
     if missing := [file for _, file in files if not file.is_file()]:
         raise InvalidRequestError(f"--add takes NAME=FILE; there is no file {missing[0]}")
-    return [(scheme, None) for name, scheme in known.items() if not only or name in only] + [(Scheme(name), file) for name, file in files]
+    there = {name for name, _ in files}
+    asked = [(scheme, None) for name, scheme in known.items() if name not in there and (not only or name in only)]
+    return asked + [(known.get(name, Scheme(name)), file) for name, file in files]
 
 
 @click.command(help=__doc__)
 @click.option("--model", default="smollm2-135m", show_default=True, help="The source: a path, or the name of a pulled model.")
 @click.option("--only", multiple=True, metavar="NAME", help="This scheme; may be given several times.  [default: all]")
-@click.option("--add", multiple=True, metavar="NAME=FILE", help="A .tmac2.bin that was made otherwise; may be given several times.")
+@click.option(
+    "--add", multiple=True, metavar="NAME=FILE", help="A .tmac2.bin of a scheme that was made before, or of another; again for more."
+)
 @click.option("--windows", type=click.IntRange(1), default=16, show_default=True, help="Of each text.")
 @click.option("--items", type=click.IntRange(0), default=200, show_default=True, help="Of each task; 0 leaves accuracies out.")
 @click.option("-t", "--threads", type=click.IntRange(1), help="[default: one per physical core]")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,8 +85,36 @@ def test_which_schemes(tmp_path: Path) -> None:
         chosen(["int5"], [])
     with pytest.raises(InvalidRequestError, match="there is no file"):
         chosen([], [f"mixed={tmp_path / 'missing'}"])
-    (tmp_path / "mixed.tmac2.bin").touch()
-    assert chosen(["int8"], [f"mixed={tmp_path / 'mixed.tmac2.bin'}"])[-1] == (Scheme("mixed"), tmp_path / "mixed.tmac2.bin")
+    (file := tmp_path / "mixed.tmac2.bin").touch()
+    assert chosen(["int8"], [f"mixed={file}"])[-1] == (Scheme("mixed"), file)
+    assert chosen(["int8"], [f"int8={file}"]) == [(Scheme("int8", ("--scheme", "int8")), file)]  # made before, and not made again
+
+
+def test_a_scheme_that_starts_from_another_is_made_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That one first, and neither a second time."""
+    commands = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(arguments := command[3:])
+        Path(arguments[-1]).write_text(" ".join(arguments), encoding="utf-8")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(quality_schemes, "FOLDER", tmp_path / "schemes")
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(quality_schemes, "SCHEMES", (Scheme("a", ("--scheme", "int3")), Scheme("b", ("--steps", "2"), start="a")))
+    (source := tmp_path / "source").touch()
+    first, second = (quality_schemes.made(quality_schemes.SCHEMES[1], source) for _ in range(2))
+    assert first == second
+    (start,) = first.parent.glob("a-*")
+    assert commands == [
+        ["quantize", str(source), "--scheme", "int3", "-o", str(start)],
+        ["distill", str(source), "--from", str(start), "--steps", "2", "-o", str(first)],
+    ]
+
+
+def test_every_start_is_a_scheme() -> None:
+    names = {scheme.name for scheme in SCHEMES}
+    assert {scheme.start for scheme in SCHEMES if scheme.start} <= names
 
 
 def test_names_of_schemes_are_unique() -> None:

@@ -63,7 +63,7 @@ def dataset(
         held_out = written[:cut] if held_out is None else held_out
         parts.append(written[cut:])
     if held_out is None:
-        raise InvalidRequestError("distillation needs text: --calibration FILE, --generated-tokens N, or both")
+        raise InvalidRequestError("distillation needs text: of files, written by the original, or both")
     sequences = np.concatenate(parts)
     arrays = {"sequences": sequences, "held_out": held_out}
     snapshots.write(path, {key: torch.from_numpy(ids.astype(np.int32)) for key, ids in arrays.items()}, name, {})

@@ -15,7 +15,7 @@ from edgellm.formats import open_checkpoint
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.tmac2 import write_tmac2
 from edgellm.quantize import rewrite
-from edgellm.quantize.calibrate import CalibrationText, read_text
+from edgellm.quantize.calibrate import CalibrationText, calibration_texts
 from edgellm.quantize.training import distill
 from edgellm.quantize.training.dataset import Request, dataset
 from edgellm.quantize.training.tokens import encode
@@ -30,14 +30,15 @@ class Job:
     """What is trained, on what, and where it goes.
 
     original: the model to imitate; start: a quantized form of it; destination: the .tmac2.bin to write
-    calibration: text files; length: tokens of a window; run_folder: keeps what a run needs to go on
+    calibration: text files, () for those of `calibration_texts`, None for none; length: tokens of a window
+    run_folder: keeps what a run needs to go on
     """
 
     original: Path
     start: Path
     destination: Path
     run_folder: Path
-    calibration: tuple[Path, ...]
+    calibration: tuple[Path, ...] | None
     length: int
     seed: int = 0
     progress: bool = True
@@ -53,7 +54,7 @@ def distill_file(
     """
     start = time.monotonic()
     original, initial, tokenizer = _open(job)
-    texts = [read_text(path) for path in job.calibration]
+    texts = [] if job.calibration is None else calibration_texts(job.calibration)
     request = Request(job.length, generated_tokens, tokenizer.bos_id, job.seed, settings.precision)
     until = None if minutes is None else start + 60 * minutes * TEXT_SHARE
     sequences, held_out = dataset(

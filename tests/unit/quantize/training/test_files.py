@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -59,12 +60,23 @@ def test_distill_writes_a_model_that_runs_and_a_log(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "texts"), [("", ["calibration_mixed.txt.gz"]), ("--calibration text.txt", ["text.txt"]), ("--generated-tokens 512", [])]
+)
+def test_which_texts_are_learnt_from(asked: str, texts: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are given; those that quantize takes where none are and the teacher writes none either."""
+    (folder / "calibration_mixed.txt.gz").write_bytes(gzip.compress(b"one two " * 400))
+    monkeypatch.setenv("EDGELLM_DATA", str(folder))
+    done = call(DISTILL.replace("--calibration text.txt --generated-tokens 512", asked) + " --steps 1")
+    assert done.exit_code == 0, done.output
+    assert list(read_tmac2(folder / "d.tmac2.bin").provenance["distilled"]["texts"]) == texts
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
         (DISTILL, "by one of --minutes and --steps"),
         (f"{DISTILL} --steps 1 --minutes 1", "by one of --minutes and --steps"),
         (f"{DISTILL} --steps 1 --device cuda", "finds no GPU"),
-        (DISTILL.replace("--calibration text.txt --generated-tokens 512", "--steps 1"), "distillation needs text"),
         (f"{DISTILL} --steps 1".replace("--length 32", "--length 100000"), "a window takes 100000"),
         (f"{DISTILL} --steps 1".replace("text.txt", "m.tmac2.bin"), "is no calibration text"),
         (f"{DISTILL} --steps 1".replace("-o d.tmac2.bin", "-o start.tmac2.bin"), "is what is to be converted"),
