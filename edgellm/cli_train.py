@@ -95,7 +95,7 @@ def distill(
     batch = max(1, batch_tokens // length)
     micro_batch = max(1, (micro_batch_tokens or (1024 if device == "cpu" else batch_tokens)) // length)
     settings = training.Settings(
-        rates=Rates(weight=learning_rate, scale=0.3 * learning_rate, norm=0.1 * learning_rate),
+        rates=Rates.of(learning_rate),
         steps=steps,
         batch=batch,
         micro_batch=min(micro_batch, batch),

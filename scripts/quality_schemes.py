@@ -31,6 +31,7 @@ from edgellm.evaluate import data
 from edgellm.evaluate.cache import Cache, Key
 from edgellm.evaluate.divergence import WindowDivergence, divergence, window_divergence
 from edgellm.evaluate.perplexity import WINDOW, Score, from_logits, perplexity, ratio, windows_of
+from edgellm.evaluate.scorer import LogitsScorer
 from edgellm.evaluate.task_score import TaskScore
 from edgellm.formats import open_checkpoint
 from edgellm.formats.digest import sha256_of
@@ -114,7 +115,7 @@ SCHEMES = (
 @dataclass(frozen=True)
 class Subject:
     """A model file that is scored, and how: its own engine's `score` and `logits`. arithmetic: what besides the file decides the values.
-    engine: loads what answers lm-eval's requests, or is None.
+    engine: loads the one that answers lm-eval's requests; None where `logits` are all that is asked.
     """
 
     name: str
@@ -193,8 +194,6 @@ class Suite:
         """Of each task and of all, beside the baseline's."""
         if not self.items:
             return {"tasks": None, "why_not": "left out: --items 0"}
-        if subject.engine is None:
-            return {"tasks": None, "why_not": "lm-eval's requests are asked of edgellm alone"}
         from scripts.scheme_accuracies import compared
 
         return {"tasks": compared(self._scores(subject), self._baseline_scores)}
@@ -206,9 +205,9 @@ class Suite:
     def _scores(self, subject: Subject) -> Mapping[str, TaskScore]:
         from scripts.scheme_accuracies import scores
 
-        assert subject.engine
         settings = {"arithmetic": subject.arithmetic, "context": CONTEXT}
-        return scores(subject.engine(), _sha256(subject.path), settings, self.items, self.cache, progress=sys.stderr.isatty())
+        scorer = subject.engine() if subject.engine else LogitsScorer(subject.path, CONTEXT, self.tokenizer, subject.logits)
+        return scores(scorer, _sha256(subject.path), settings, self.items, self.cache, progress=sys.stderr.isatty())
 
     def _bos(self, with_bos: bool) -> int | None:
         return self.tokenizer.bos_id if with_bos else None

@@ -17,10 +17,10 @@ from edgellm.evaluate.adapter import EdgeLM
 from edgellm.evaluate.answers import Answers
 from edgellm.evaluate.cache import Cache, Key
 from edgellm.evaluate.paired import deltas
+from edgellm.evaluate.scorer import Scorer
 from edgellm.evaluate.task_score import Metric, TaskScore
 from edgellm.measure.results import Record
 from edgellm.measure.statistics import bootstrap_interval
-from edgellm.runtime.engine import Engine
 
 F64 = npt.NDArray[np.float64]
 Scores = Mapping[str, TaskScore]
@@ -30,11 +30,11 @@ TASKS = ("hellaswag", "arc_easy", "arc_challenge", "piqa", "winogrande", "openbo
 ALL = "all"
 
 
-def scores(engine: Engine, sha256: str, settings: Mapping[str, Any], items: int, cache: Cache, progress: bool) -> Scores:
-    """What the engine scores on the first `items` of each task. Its answers are kept, as those of the model file with this sha256 under
+def scores(scorer: Scorer, sha256: str, settings: Mapping[str, Any], items: int, cache: Cache, progress: bool) -> Scores:
+    """What the model scores on the first `items` of each task. Its answers are kept, as those of the model file with this sha256 under
     these settings. Errors as in `suite.run`.
     """
-    lm, found = EdgeLM(engine, progress=progress), {}
+    lm, found = EdgeLM(scorer, progress=progress), {}
     for task in TASKS:
         with Answers(cache.folder, Key(sha256, task, suite.PROMPTS, settings)) as answers:
             found[task] = suite.run(lm, task, items, answers)

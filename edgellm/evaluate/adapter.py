@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import edgellm
 from edgellm.errors import EvaluationError, NonFiniteError
+from edgellm.evaluate.scorer import LogitsScorer, Scorer
 from edgellm.runtime.engine import Engine
 from edgellm.runtime.generate import generate
 from edgellm.runtime.sampling import SamplingParams
@@ -51,7 +52,7 @@ GREEDY = frozenset(("until", "max_gen_toks", "do_sample", "temperature", "top_k"
 class EdgeLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     """A model for lm-eval.
 
-    pretrained: an engine, or what `edgellm.load` takes, with `threads`
+    pretrained: an engine, what `edgellm.load` takes, with `threads`, or for tasks that generate nothing another model that scores
     max_length: tokens that a text may have, default as many as the engine's context; of a longer one the beginning is left out
     add_bos:    whether a text begins with the BOS token; default, as the model's tokenizer has it
     progress:   whether bars are shown
@@ -61,7 +62,7 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def __init__(
         self,
-        pretrained: str | Path | Engine,
+        pretrained: str | Path | Engine | Scorer,
         *,
         threads: int | None = None,
         max_length: int | None = None,
@@ -74,7 +75,9 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         super().__init__()
         if str(batch_size) not in ("1", "auto") or max_batch_size != 1:
             raise EvaluationError(f"batch_size is {batch_size}; the engine runs one text at a time, on all of its threads: leave it at 1")
-        self.engine = edgellm.load(pretrained, threads=threads, context=max_length) if isinstance(pretrained, str | Path) else pretrained
+        self.engine: Scorer = (
+            edgellm.load(pretrained, threads=threads, context=max_length) if isinstance(pretrained, str | Path) else pretrained
+        )
         self.max_length = self.engine.context if max_length is None else max_length
         if not 2 <= self.max_length <= self.engine.context:
             raise EvaluationError(f"max_length is {max_length}; possible: from 2 to the engine's context of {self.engine.context} tokens")
@@ -150,11 +153,13 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def _answer(self, ids: list[int], settings: Mapping[str, Any]) -> str:
         tokens = settings["max_gen_toks"]
+        if isinstance(self.engine, LogitsScorer):
+            raise EvaluationError(f"{self.engine.path.name} is asked by an engine that scores texts and writes none: leave such tasks out")
         room = self.max_length - tokens
         if room < 1:
             raise EvaluationError(f"answers of {tokens} tokens leave no room for a prompt in {self.max_length}; load with a larger context")
         stops = [stop for stop in settings["until"] if stop]
-        return "".join(token.text for token in generate(self.engine, ids[-room:], SamplingParams(), tokens, stops))
+        return "".join(token.text for token in generate(cast("Engine", self.engine), ids[-room:], SamplingParams(), tokens, stops))
 
     def _loglikelihood_tokens(self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **_: Any) -> list[Answer]:
         answers: list[Answer] = [(0.0, True)] * len(requests)

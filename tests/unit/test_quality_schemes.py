@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgellm.errors import InvalidRequestError
 from edgellm.evaluate import data
 from edgellm.evaluate.cache import Cache
+from edgellm.evaluate.scorer import LogitsScorer
 from edgellm.measure import bench
 from edgellm.runtime.dense_engine import BASELINE, DenseEngine
 from edgellm.runtime.engine import Engine
@@ -72,10 +75,19 @@ def test_accuracies_are_of_the_same_items(suite: Suite, synthetic_model: Path, m
     assert asked == [(Engine, ours, 6), (DenseEngine, theirs, 6), (Engine, ours, 6)]
 
 
-def test_llama_cpp_is_not_asked(suite: Suite, synthetic_model: Path) -> None:
+def test_another_engine_is_asked_by_its_logits(suite: Suite, synthetic_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = pytest.importorskip("scripts.scheme_accuracies", reason="lm-eval is not installed: pip install 'edgellm[eval]'")
+    asked = []
+    monkeypatch.setattr(accuracies, "scores", lambda scorer, *_, **__: asked.append(scorer))
+    monkeypatch.setattr(accuracies, "compared", lambda *_: [])
     suite.items = 6
-    peer = quality_schemes.Subject("Q4_0", synthetic_model, "llama.cpp", None, None, None)  # type: ignore[arg-type]
-    assert suite.accuracy(peer) == {"tasks": None, "why_not": "lm-eval's requests are asked of edgellm alone"}
+    with loaded(Scheme("keep"), synthetic_model, 1) as (subject, _):
+        suite.accuracy(replace(subject, engine=None))
+        ours, baseline = asked
+        assert isinstance(ours, LogitsScorer)
+        assert isinstance(baseline, DenseEngine)
+        assert np.array_equal(ours.logits([5, 6]), subject.logits([5, 6]))
+        assert ours.tokenizer is suite.tokenizer
 
 
 def test_which_schemes(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ class Rates:
 
     @classmethod
     def of(cls, weight: float) -> Rates:
-        """What goes well with a rate of latent weights, layer by layer."""
+        """What goes well with a rate of latent weights."""
         return cls(weight, 0.05 * weight, 0.1 * weight)
 
 

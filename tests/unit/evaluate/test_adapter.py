@@ -21,6 +21,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
 from edgellm.evaluate.adapter import EdgeLM
+from edgellm.evaluate.scorer import LogitsScorer
 
 CONTEXT = 48
 
@@ -157,6 +158,16 @@ def test_answers_end_before_what_ends_them(scripted: Callable[..., ScriptedEngin
     lm.max_length = 300
     lm.engine.context = 400
     assert lm.generate_until(prompts) == ["hi 12", "12", "hi hi hi"]
+
+
+def test_an_engine_of_logits_alone_scores_the_same_and_writes_nothing(engine: Engine, lm: EdgeLM) -> None:
+    other = EdgeLM(LogitsScorer(engine.path, engine.context, engine.tokenizer, engine.logits), progress=False)
+    asked = requests("loglikelihood", ("hi", " you"), ("hi", " hi 12"), ("hi 12", "."), ("hi 12", "!"), ("", "hi"))
+    for ours, theirs in zip(lm.loglikelihood(asked), other.loglikelihood(asked), strict=True):
+        assert theirs[0] == pytest.approx(ours[0], abs=1e-5)
+        assert theirs[1] is ours[1]
+    with pytest.raises(EvaluationError, match="scores texts and writes none"):
+        other.generate_until(requests("generate_until", ("hi", {"max_gen_toks": 8})))
 
 
 def test_prompts_lose_their_beginning_to_make_room(scripted: Callable[..., ScriptedEngine]) -> None:
