@@ -47,7 +47,7 @@ def stored_embedding(
         return weights
     finished = partial.load(EMBEDDING_STEP)
     if finished is None:
-        if HEAD in checkpoint.tensors or scheme.family == "int8":
+        if HEAD in checkpoint.tensors or not is_fitted(scheme):
             done = Finished(round_to_nearest(EMBEDDING, weights, scheme), math.nan)
         else:
             hessian = _original_hessian(checkpoint, stream_of(weights), progress)
@@ -57,12 +57,17 @@ def stored_embedding(
     return dense_matrix(finished[EMBEDDING].tensor).weights
 
 
+def is_fitted(scheme: Scheme | None) -> bool:
+    """Whether a head of that scheme is fitted to its inputs: one that is rounded at all, to less than 8 bits."""
+    return scheme is not None and scheme.family != "int8"
+
+
 def quantize_head(checkpoint: Checkpoint, scheme: Scheme | None, partial: Partial, stream: Stream, progress: bool) -> None:
     """Put a head of its own into `partial`, as "lm_head", unless it is there, or is not to be fitted. stream: past the last layer.
 
     UnsupportedModelError: a weight that is not finite or too large.
     """
-    if scheme is None or scheme.family == "int8" or partial.load(HEAD_STEP) is not None:
+    if scheme is None or not is_fitted(scheme) or partial.load(HEAD_STEP) is not None:
         return
     done = _fitted(HEAD, dense_matrix(checkpoint.tensors[HEAD]).weights, _hessian(checkpoint, stream), scheme, progress)
     partial.store(HEAD_STEP, {HEAD: done})

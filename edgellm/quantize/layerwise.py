@@ -20,7 +20,7 @@ from edgellm.model.decoder import F32, LayerWeights
 from edgellm.ops.dense import DenseMatrix, Rounding
 from edgellm.quantize.calibrate import CalibrationText, sequences
 from edgellm.quantize.gptq import Factor, Rounded, columns_of_a_group, gptq, output_error
-from edgellm.quantize.head import quantize_head, stored_embedding
+from edgellm.quantize.head import is_fitted, quantize_head, stored_embedding
 from edgellm.quantize.partial import Finished, Partial
 from edgellm.quantize.stream import HALVES, Inputs, Stream
 from edgellm.runtime.weights import dense_matrix, layer_weights
@@ -55,7 +55,8 @@ class Plan:
 def quantize_layers(checkpoint: Checkpoint, plan: Plan, partial: Partial, progress: bool) -> None:
     """Put every layer's tensors into `partial`, as "layer-0" and so on; before them the embedding, and after them a head (see `head`).
 
-    Layers that are there already are only run, so that the result has the same bits as one that was not interrupted.
+    Layers that are there already are only run, so that the result has the same bits as one that was not interrupted. Those after the last
+    one that changes are not even run, where no head waits for what they give.
     """
     config = ModelConfig.from_hf(checkpoint.config)
     tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config)
@@ -67,7 +68,7 @@ def quantize_layers(checkpoint: Checkpoint, plan: Plan, partial: Partial, progre
     embedding = stored_embedding(checkpoint, plan.schemes, partial, stream_of, progress)
     stream = stream_of(embedding)
     trainer = plan.trainer(embedding) if plan.trainer else None
-    for index in tqdm(range(config.num_hidden_layers), desc="gptq", unit="layer", disable=not progress):
+    for index in tqdm(range(_layers_to_run(plan, config)), desc="gptq", unit="layer", disable=not progress):
         finished = partial.load(f"layer-{index}")
         if finished is None:
             done = _rounded(checkpoint, config, index, stream.copy(), plan)
@@ -83,6 +84,14 @@ def quantize_layers(checkpoint: Checkpoint, plan: Plan, partial: Partial, progre
         if trainer is not None:
             trainer.advance(index, finished)
     quantize_head(checkpoint, plan.schemes.get(HEAD), partial, stream, progress)
+
+
+def _layers_to_run(plan: Plan, config: ModelConfig) -> int:
+    """How many, from the first on. All where there is a trainer, which changes norms, too."""
+    if plan.trainer is not None or is_fitted(plan.schemes.get(HEAD)):
+        return config.num_hidden_layers
+    rounded = [int(name.split(".")[2]) for name in plan.schemes if name.startswith("model.layers.")]
+    return max(rounded, default=-1) + 1
 
 
 def _layer(checkpoint: Checkpoint, config: ModelConfig, index: int, done: Mapping[str, Tensor]) -> Layer:
@@ -104,6 +113,8 @@ def _rounded(checkpoint: Checkpoint, config: ModelConfig, index: int, stream: St
     """The layer's matrices that are rounded, by tensor, each with the relative squared error of what it puts out. Moves the stream."""
     names = _names(checkpoint, index)
     done: dict[str, tuple[Rounded, float]] = {}
+    if not plan.schemes.keys() & set(names.values()):
+        return done
 
     def layer() -> Layer:
         return _layer(checkpoint, config, index, {name: rounded.matrix for name, (rounded, _) in done.items()})

@@ -58,7 +58,9 @@ class Partial:
             raise ModelFileError(f"{path} is damaged: {error}; remove the folder {self._folder} and quantize again") from error
 
     def facts(self, step: str) -> dict[str, float]:
-        """What is to be told of a step that is finished."""
+        """What is to be told of a step; nothing where it was not needed."""
+        if not self._path(step).exists():
+            return {}
         with np.load(self._path(step)) as arrays:
             return dict(zip(arrays["facts"].tolist(), arrays["figures"].tolist(), strict=True))
 

@@ -20,7 +20,7 @@ from edgellm.quantize import head, layerwise, rewrite, rtn
 from edgellm.quantize.gptq import Rounded, gptq
 from edgellm.quantize.quantize import Recipe, quantize
 from edgellm.quantize.rtn import by_rows, round_to_nearest
-from edgellm.quantize.stream import Stream
+from edgellm.quantize.stream import HALVES, Stream
 from edgellm.runtime.engine import Engine
 from tests.unit.formats.synthetic import HF_CONFIG, HIDDEN, LAYERS, TOKENS, VOCAB, hf_weights, same_bits, write_hf
 
@@ -94,6 +94,23 @@ def test_an_int8_head_and_an_embedding_that_is_none_are_rounded_to_nearest(sourc
         same = {name: same_bits(ours[name], theirs[name]) for name in (EMBEDDING, *([] if tied else [HEAD]))}
         assert same[EMBEDDING] == (not tied or head_scheme == "int8")
         assert tied or same[HEAD] == (head_scheme == "int8")
+
+
+def test_layers_that_stay_are_run_once_for_the_head(source: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again, after a head that is the embedding, for layers of which nothing is asked."""
+    quantize(source, tmp_path / "layers.bin", Recipe.named("int4-min-g32", "int8"), progress=False)
+    halves, advance = [], Stream.advance
+
+    def counted(self: Stream, index: int, half: Any, layer: Any) -> None:
+        halves.append(index)
+        advance(self, index, half, layer)
+
+    monkeypatch.setattr(Stream, "advance", counted)
+    recipe = Recipe.named("int4-min-g32", "int4-min-g64", method="gptq")
+    quantize(tmp_path / "layers.bin", tmp_path / "head.bin", recipe, progress=False, calibration=[text])
+    assert halves == [index for index in range(LAYERS) for _ in HALVES]
+    ours, theirs = tensors(tmp_path / "head.bin"), tensors(tmp_path / "layers.bin")
+    assert same_bits(ours[UP], theirs[UP])
 
 
 def test_embedding_and_head_may_have_schemes_that_differ(text: Path, tmp_path: Path) -> None:
