@@ -89,6 +89,12 @@ def reconstructed(scheme: str, *more: str) -> tuple[str, ...]:
     return "--scheme", scheme, "--method", "reconstruct", *more
 
 
+def distilled(start: str, rate: str, steps: int) -> Scheme:
+    """A scheme that is trained as a whole, in steps of 2048 tokens, after its layers were."""
+    arguments = ("--batch-tokens", "2048", "--learning-rate", rate, "--steps", str(steps))
+    return Scheme(start.replace("trained", "distilled"), arguments, start=start)
+
+
 MIXED = ("--head", "int3-min-g64", "--mixed", str(COSTS.relative_to(ROOT)), "--target-mb", TARGET_MB)
 SCHEMES = (
     Scheme("keep"),
@@ -109,6 +115,8 @@ SCHEMES = (
     Scheme("int2-g64 trained", reconstructed("int2-min-g64")),
     Scheme("ternary-g64 trained", reconstructed("ternary-g64")),
     Scheme("mixed 56 MB trained", reconstructed("int3-min-g64", *MIXED, "--windows", "64")),
+    distilled("int3-g64 trained", "2e-3", 180),
+    distilled("ternary-g64 trained", "4e-3", 280),
 )
 
 

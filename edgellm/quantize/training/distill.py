@@ -21,7 +21,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +39,7 @@ from edgellm.quantize.training import snapshots
 from edgellm.quantize.training.curve import draw_curve
 from edgellm.quantize.training.numerics import autocast, optimizer
 from edgellm.quantize.training.settings import Rates
+from edgellm.quantize.training.straight_through import QuantizedLinear
 from edgellm.quantize.training.tokens import Ids
 
 ROWS_AT_ONCE = 512
@@ -260,11 +261,12 @@ class _Run:
                 wanted_BLD = self.teacher.model(ids, use_cache=False).last_hidden_state
             hidden_BLD = self.body(ids, use_cache=False).last_hidden_state
         hidden_D = hidden_BLD.detach().flatten(0, 1).requires_grad_()
-        total = 0.0
-        for rows, wanted in zip(hidden_D.split(ROWS_AT_ONCE), wanted_BLD.flatten(0, 1).split(ROWS_AT_ONCE), strict=True):
-            loss = self._divergence(rows, wanted) / tokens
-            loss.backward()
-            total += float(loss.detach())
+        total, head = 0.0, self.student.lm_head
+        with head.rounded_for_all() if isinstance(head, QuantizedLinear) else nullcontext():
+            for rows, wanted in zip(hidden_D.split(ROWS_AT_ONCE), wanted_BLD.flatten(0, 1).split(ROWS_AT_ONCE), strict=True):
+                loss = self._divergence(rows, wanted) / tokens
+                loss.backward()
+                total += float(loss.detach())
         hidden_BLD.backward(hidden_D.grad.view_as(hidden_BLD))
         return total
 

@@ -23,6 +23,7 @@ from edgellm.formats import checkpoint as formats
 from edgellm.formats.architecture import EMBEDDING, HEAD
 from edgellm.formats.checkpoint import Checkpoint
 from edgellm.formats.matrix import F32, QuantizedMatrix
+from edgellm.quantize.head import is_fitted
 from edgellm.quantize.training.straight_through import QuantizedLinear, round_activations, round_weights
 
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -54,6 +55,19 @@ class FrozenLinear(nn.Module):
         return nn.functional.linear(round_activations(x, self.activations), self.weight, self.bias)
 
 
+class RoundedEmbedding(nn.Module):
+    """The rows of a head that is the embedding too, and is trained as both."""
+
+    def __init__(self, head: QuantizedLinear, scale: float) -> None:
+        super().__init__()
+        self._head, self._scale = (head,), scale  # a tuple, so that its parameters are found once
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [..] -> [.., K]."""
+        (head,) = self._head
+        return head.rows(ids) * self._scale
+
+
 def dense(tensor: formats.Tensor) -> F32:
     """A tensor's weights, a fresh float32 array."""
     weights = tensor.dequantize() if isinstance(tensor, QuantizedMatrix) else tensor
@@ -80,14 +94,25 @@ def teacher(original: Checkpoint, attention: str = "sdpa") -> Any:
 def student(original: Checkpoint, initial: Checkpoint, attention: str = "sdpa") -> Any:
     """The model `initial`, a quantized form of `original`, ready to be trained.
 
-    Decoder matrices become `QuantizedLinear`, norms are trained too; embedding, head and biases stay as `initial` has them. Latent
-    weights start near the original's, as far as `initial`'s codes allow.
+    Decoder matrices become `QuantizedLinear`, and so does a head in less than 8 bits; norms are trained too. An embedding that is no head,
+    other heads and biases stay as `initial` has them. Latent weights start near the original's, as far as `initial`'s codes allow.
     """
     model = teacher(initial, attention)
+
+    def quantized(name: str, matrix: QuantizedMatrix) -> QuantizedLinear:
+        return QuantizedLinear(matrix, dense(original.tensors[name]), initial.activations, _bias(initial, name))
+
     for name, tensor in initial.tensors.items():
         if isinstance(tensor, QuantizedMatrix) and name not in (EMBEDDING, HEAD):
-            _replace(model, name, QuantizedLinear(tensor, dense(original.tensors[name]), initial.activations, _bias(initial, name)))
-    model.lm_head = FrozenLinear(model.lm_head.weight.data, initial.activations)
+            _replace(model, name, quantized(name, tensor))
+    name = _head_name(initial)
+    head = initial.tensors[name]
+    if isinstance(head, QuantizedMatrix) and is_fitted(head.scheme):
+        model.lm_head = quantized(name, head)
+        if name == EMBEDDING:
+            model.model.embed_tokens = RoundedEmbedding(model.lm_head, float(getattr(model.model.embed_tokens, "embed_scale", 1.0)))
+    else:
+        model.lm_head = FrozenLinear(model.lm_head.weight.data, initial.activations)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.endswith((".latent", ".coefficients")) or "norm" in name)
     return model
@@ -129,7 +154,7 @@ def norms(part: nn.Module, config: Mapping[str, Any], prefix: str = "") -> Itera
 
 def trained(model: Any, initial: Checkpoint) -> Checkpoint:
     """`initial` with the matrices and norms of the student that was made of it, exactly as it uses them."""
-    found: dict[str, formats.Tensor] = {name: module.matrix() for name, module in linears(model)}
+    found: dict[str, formats.Tensor] = {_head_name(initial) if name == HEAD else name: module.matrix() for name, module in linears(model)}
     found |= norms(model, initial.config)
     return replace(initial, tensors={name: found.get(name, tensor) for name, tensor in initial.tensors.items()})
 
@@ -141,7 +166,7 @@ def linears(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, Quantized
             owner, _, name = path.rpartition(".")
             if owner.endswith(".parts"):  # of a Joined, which the checkpoint does not know
                 owner = owner.removesuffix(".parts").rpartition(".")[0]
-            yield f"{owner}.{name}.weight", module
+            yield f"{owner}.{name}.weight".removeprefix("."), module
 
 
 @contextmanager
@@ -156,6 +181,11 @@ def rounded_once(part: nn.Module) -> Iterator[None]:
     finally:
         for module in modules:
             module.frozen = None
+
+
+def _head_name(checkpoint: Checkpoint) -> str:
+    """Of its tensor: a head may be the embedding."""
+    return HEAD if HEAD in checkpoint.tensors else EMBEDDING
 
 
 def _empty(config: Mapping[str, Any], attention: str) -> Any:

@@ -13,6 +13,8 @@ A = P coefficients, or P + 1 with a minimum.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -157,8 +159,30 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., K] -> [.., N]."""
-        weights = round_weights(self.latent, self.coefficients, self.scheme) if self.frozen is None else self.frozen
+        weights = self.rounded() if self.frozen is None else self.frozen
         return nn.functional.linear(round_activations(x, self.activations), weights, self.bias)
+
+    def rounded(self) -> Tensor:
+        """The weights [N, K] as they are now."""
+        return round_weights(self.latent, self.coefficients, self.scheme)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Some of them, [..] -> [.., K]: what an embedding gives."""
+        if self.frozen is not None:
+            return self.frozen[index]
+        of_rows = self.coefficients if len(self.coefficients) == 1 else self.coefficients[index.flatten()]
+        return round_weights(self.latent[index.flatten()], of_rows, self.scheme).view(*index.shape, -1)
+
+    @contextmanager
+    def rounded_for_all(self) -> Iterator[None]:
+        """While the block runs, weights are rounded once for all its calls; what gradients they have then goes through the rounding."""
+        rounded = self.rounded()
+        shared = self.frozen = rounded.detach().requires_grad_()
+        try:
+            yield
+        finally:
+            self.frozen = None
+        rounded.backward(shared.grad)
 
     def matrix(self) -> QuantizedMatrix:
         """What a file holds of it: codes and scales exactly as `forward` uses them."""

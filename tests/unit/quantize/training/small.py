@@ -15,18 +15,19 @@ from edgellm.quantize.training.tokens import Ids
 from tests.unit.runtime import synthetic
 
 
-def original(tokenizer_json: str = "{}") -> Checkpoint:
-    return synthetic.checkpoint(tokenizer_json)
+def original(tokenizer_json: str = "{}", tied: bool = False) -> Checkpoint:
+    return synthetic.checkpoint(tokenizer_json, tie_word_embeddings=tied)
 
 
-def rounded(model: Checkpoint, scheme: str, activations: str = "int8-g32") -> Checkpoint:
-    """Its decoder matrices rounded to nearest."""
+def rounded(model: Checkpoint, scheme: str, activations: str = "int8-g32", head: str | None = None) -> Checkpoint:
+    """Its decoder matrices rounded to nearest, and its head if that has a scheme, too."""
+    schemes = {(HEAD if HEAD in model.tensors else EMBEDDING): head, EMBEDDING if HEAD in model.tensors else HEAD: None}
 
     def tensor(name: str) -> np.ndarray | QuantizedMatrix:
-        found = model.tensors[name]
-        if not isinstance(found, QuantizedMatrix) or name in (EMBEDDING, HEAD):
+        found, wanted = model.tensors[name], schemes.get(name, scheme)
+        if not isinstance(found, QuantizedMatrix) or wanted is None:
             return found
-        return round_to_nearest(name, found.dequantize(), Scheme.parse(scheme))
+        return round_to_nearest(name, found.dequantize(), Scheme.parse(wanted))
 
     return replace(model, tensors={name: tensor(name) for name in model.tensors}, activations=activations)
 

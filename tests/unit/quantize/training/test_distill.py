@@ -63,6 +63,24 @@ def test_the_loss_is_the_divergence_over_the_whole_vocabulary(tmp_path: Path, mo
     assert [line["loss"] for line in log(tmp_path) if "loss" in line] == pytest.approx([expected], rel=1e-4)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_gradients_are_those_of_the_loss_however_it_is_divided(tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a head in few bits too, which is the embedding or not, and is rounded once for all its tokens."""
+    original = small.original(tied=tied)
+    initial = small.rounded(original, "ternary-g64", head="int3-min-g64")
+    ids = small.windows(2)
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 7)
+    divided = module._Run(original, initial, ids, ids, SETTINGS, PLAN, tmp_path)
+    divided._backward(torch.from_numpy(ids), ids.size)
+    student = models.student(original, initial)
+    teacher, ours = (m(torch.from_numpy(ids), use_cache=False).logits.log_softmax(-1) for m in (models.teacher(original), student))
+    torch.nn.functional.kl_div(ours, teacher, reduction="sum", log_target=True).div(ids.size).backward()
+    expected = {name: parameter.grad for name, parameter in student.named_parameters() if parameter.requires_grad}
+    assert "lm_head.latent" in expected
+    for name, parameter in divided.parameters.items():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-3, atol=1e-6, msg=lambda what, name=name: f"{name}: {what}")
+
+
 @pytest.mark.parametrize(("at", "by"), [(6, "a signal"), (11, "a signal"), (6, "a kill")])
 def test_an_interrupted_run_ends_at_the_same_bits(at: int, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal ends it after the step; what kills it loses the steps since the last state."""
