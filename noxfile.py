@@ -52,6 +52,7 @@ MEASUREMENTS = (
     Measurement("soak"),
     Measurement("models", benchmarks=False),
     Measurement("trust", benchmarks=False),
+    Measurement("evaluation", extra="baselines", benchmarks=False),
 )
 
 
@@ -198,9 +199,10 @@ def perf_gate(session: nox.Session) -> None:
 def quality(session: nox.Session) -> None:
     """What the model says: perplexity and divergence on the texts in EDGELLM_DATA, and their budgets.
 
-    By name, instead: `-- peers` asks llama.cpp as well, `-- trust` compares requests with lm-eval's own model, `-- schemes` puts every
-    scheme side by side, for some hours (those that are trained; `--only NAME` is one); it goes on where it was stopped, and takes the
-    options of scripts/quality_schemes.py.
+    By name, instead: `-- peers` asks llama.cpp as well, `-- trust` compares requests with lm-eval's own model, `-- evaluation` times
+    WikiText-2 and HellaSwag (`--windows 0 --items 0`: all of both, half an hour), `-- schemes` puts every scheme side by side, for some
+    hours (those that are trained; `--only NAME` is one); it goes on where it was stopped, and takes the options of
+    scripts/quality_schemes.py.
     """
     prepare(session, model=True)
     if measured_by_name(session, QUALITY):
