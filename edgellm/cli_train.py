@@ -26,7 +26,7 @@ from edgellm.errors import InvalidRequestError
 @click.option(
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
-    default=2e-4,
+    default=2e-3,
     show_default=True,
     help="Of weights, as a part of the distance between the scheme's levels.",
 )
@@ -46,7 +46,7 @@ from edgellm.errors import InvalidRequestError
     show_default=True,
     help="Of text that SRC writes itself, kept in the cache.",
 )
-@click.option("--batch-tokens", type=click.IntRange(1), default=16384, show_default=True, help="Tokens of a step.")
+@click.option("--batch-tokens", type=click.IntRange(1), help="Tokens of a step.  [default: 2048; 16384 on a GPU]")
 @click.option("--micro-batch-tokens", type=click.IntRange(1), help="Of them, those in memory together.  [default: 1024; all on a GPU]")
 @click.option("--scales-only", is_flag=True, help="Leave the codes as they are; train scales, minimums and norms.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda if torch finds a GPU]")
@@ -57,7 +57,7 @@ def distill(
     minutes: float | None,
     steps: int | None,
     generated_tokens: int,
-    batch_tokens: int,
+    batch_tokens: int | None,
     micro_batch_tokens: int | None,
     scales_only: bool,
     device: str | None,
@@ -92,6 +92,7 @@ def distill(
     if (minutes is None) == (steps is None):
         raise InvalidRequestError("say how long to train, by one of --minutes and --steps")
     device, length = choose_device(device), files["length"]
+    batch_tokens = batch_tokens or (2048 if device == "cpu" else 16384)
     batch = max(1, batch_tokens // length)
     micro_batch = max(1, (micro_batch_tokens or (1024 if device == "cpu" else batch_tokens)) // length)
     settings = training.Settings(

@@ -90,8 +90,8 @@ def reconstructed(scheme: str, *more: str) -> tuple[str, ...]:
 
 
 def distilled(start: str, rate: str, steps: int) -> Scheme:
-    """A scheme that is trained as a whole, in steps of 2048 tokens, after its layers were."""
-    arguments = ("--batch-tokens", "2048", "--learning-rate", rate, "--steps", str(steps))
+    """A scheme that is trained as a whole, after its layers were."""
+    arguments = ("--batch-tokens", "2048", "--learning-rate", rate, "--steps", str(steps))  # as on a CPU, wherever it runs
     return Scheme(start.replace("trained", "distilled"), arguments, start=start)
 
 

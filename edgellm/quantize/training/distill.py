@@ -64,7 +64,7 @@ class Settings:
     scales_only: leave the codes as they are
     """
 
-    rates: Rates = field(default_factory=lambda: Rates(weight=2e-4, scale=1e-4, norm=2e-5))
+    rates: Rates = field(default_factory=lambda: Rates.of(2e-3))
     steps: int | None = None
     batch: int = 32
     micro_batch: int = 32

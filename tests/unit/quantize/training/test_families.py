@@ -12,10 +12,12 @@ torch = pytest.importorskip("torch", reason="training needs torch: pip install '
 pytest.importorskip("transformers", reason="training needs transformers: pip install 'edgellm[train]'")
 
 import edgellm  # noqa: E402
+from edgellm.formats.architecture import HEAD  # noqa: E402
 from edgellm.formats.matrix import QuantizedMatrix  # noqa: E402
 from edgellm.formats.tmac2 import write_tmac2  # noqa: E402
 from edgellm.quantize.gptq import Rounded  # noqa: E402
 from edgellm.quantize.training import model as models  # noqa: E402
+from edgellm.quantize.training.distill import ATTENTION  # noqa: E402
 from edgellm.quantize.training.reconstruct import LayerTrainer  # noqa: E402
 from edgellm.quantize.training.settings import LayerSettings  # noqa: E402
 from edgellm.runtime.weights import dense_matrix  # noqa: E402
@@ -25,11 +27,27 @@ from tests.unit.quantize.training import small  # noqa: E402
 GOLDEN = Path(__file__).parents[3] / "golden" / "families.npz"
 
 
+@pytest.mark.parametrize("attention", ATTENTION.values())
 @pytest.mark.parametrize("name", tiny.CONFIGS)
-def test_the_teacher_gives_the_recorded_logits(name: str) -> None:
+def test_the_teacher_gives_the_recorded_logits(name: str, attention: str) -> None:
+    teacher = models.teacher(tiny.checkpoint(name), attention)
     with torch.no_grad():
-        found = models.teacher(tiny.checkpoint(name))(torch.tensor([tiny.tokens()]), use_cache=False).logits[0, tiny.RECORDED].numpy()
+        found = teacher(torch.tensor([tiny.tokens()]), use_cache=False).logits[0, tiny.RECORDED].numpy()
     np.testing.assert_allclose(found, np.load(GOLDEN)[name], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_a_head_that_is_trained_runs_as_in_torch(name: str, tmp_path: Path, tokenizer_json: str) -> None:
+    """In few bits, it is a part of the student; where it is the embedding, too, that is scaled as the architecture has it."""
+    original = tiny.checkpoint(name, tokenizer_json)
+    initial = small.rounded(original, "int8-g32", original.activations, head="int4-min-g32")
+    student = models.student(original, initial)
+    assert HEAD in dict(models.linears(student))
+    write_tmac2(path := tmp_path / "m.tmac2.bin", models.trained(student, initial))
+    with torch.no_grad():
+        theirs = student(torch.tensor([tiny.tokens()]), use_cache=False).logits[0].numpy()
+    ours = edgellm.load(path, kv_dtype="f32", context=tiny.CONTEXTS.get(name)).logits(tiny.tokens())
+    assert np.abs(ours - theirs).mean() < 2e-3 * np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)
