@@ -89,10 +89,9 @@ def reconstructed(scheme: str, *more: str) -> tuple[str, ...]:
     return "--scheme", scheme, "--method", "reconstruct", *more
 
 
-def distilled(start: str, rate: str, steps: int) -> Scheme:
-    """A scheme that is trained as a whole, after its layers were."""
-    arguments = ("--batch-tokens", "2048", "--learning-rate", rate, "--steps", str(steps))  # as on a CPU, wherever it runs
-    return Scheme(start.replace("trained", "distilled"), arguments, start=start)
+def distilled(rate: str, steps: int, *more: str) -> tuple[str, ...]:
+    """The arguments of a scheme that is trained as a whole."""
+    return "--batch-tokens", "2048", "--learning-rate", rate, "--steps", str(steps), *more
 
 
 MIXED = ("--head", "int3-min-g64", "--mixed", str(COSTS.relative_to(ROOT)), "--target-mb", TARGET_MB)
@@ -115,8 +114,13 @@ SCHEMES = (
     Scheme("int2-g64 trained", reconstructed("int2-min-g64")),
     Scheme("ternary-g64 trained", reconstructed("ternary-g64")),
     Scheme("mixed 56 MB trained", reconstructed("int3-min-g64", *MIXED, "--windows", "64")),
-    distilled("int3-g64 trained", "2e-3", 180),
-    distilled("ternary-g64 trained", "4e-3", 280),
+    Scheme("int4-g64 distilled", distilled("2e-3", 50), start="int4-g64 trained"),
+    Scheme("tritplanes2-g64 distilled", distilled("4e-3", 90), start="tritplanes2-g64 trained"),
+    Scheme("int3-g64 distilled once", distilled("2e-3", 180), start="int3-g64 trained"),
+    Scheme("int3-g64 distilled", distilled("2e-3", 100, "--seed", "1"), start="int3-g64 distilled once"),
+    Scheme("int2-g64 distilled", distilled("4e-3", 90), start="int2-g64 trained"),
+    Scheme("ternary-g64 distilled", distilled("4e-3", 280), start="ternary-g64 trained"),
+    Scheme("mixed 56 MB distilled", distilled("3e-3", 180), start="mixed 56 MB trained"),
 )
 
 
