@@ -43,6 +43,6 @@ def with_interval(value: float | None, bounds: Interval | None, digits: int = 3)
     return f"{number(value, digits)} {interval(bounds, digits)}".strip()
 
 
-def shortened(text: str, width: int = 24) -> str:
+def shortened(text: str, width: int = 28) -> str:
     """The beginning of a name that is longer than its column."""
     return text if len(text) <= width else f"{text[: width - 3]}..."
