@@ -68,7 +68,7 @@ def distill(
     precision: str | None,
     **files: Any,
 ) -> None:
-    """Train a quantized model to predict what the original predicts, all layers at once. Meant for a GPU.
+    """Train a quantized model to predict what the original predicts, all layers at once: in minutes on a GPU, in an hour on a processor.
 
     It takes text: --calibration, --generated-tokens, or both; where neither is given, what quantize takes. The folder of the run has
     log.jsonl, and curve.png if matplotlib is there.

@@ -62,7 +62,7 @@ class EdgeLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def __init__(
         self,
-        pretrained: str | Path | Engine | Scorer,
+        pretrained: str | Path | Scorer,
         *,
         threads: int | None = None,
         max_length: int | None = None,
