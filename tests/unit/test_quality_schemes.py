@@ -122,6 +122,8 @@ def test_a_scheme_that_starts_from_another_is_made_of_it(tmp_path: Path, monkeyp
         ["quantize", str(source), "--scheme", "int3", "-o", str(start)],
         ["distill", str(source), "--from", str(start), "--steps", "2", "-o", str(first)],
     ]
+    monkeypatch.setattr(quality_schemes, "SCHEMES", (Scheme("a", ("--scheme", "int4")), quality_schemes.SCHEMES[1]))
+    assert quality_schemes.made(quality_schemes.SCHEMES[1], source) != first  # of another start, another file
 
 
 def test_every_start_is_a_scheme() -> None:
