@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import edgellm
 from edgellm.errors import InvalidRequestError
 from edgellm.formats.matrix import BLOCK, Scheme
 from edgellm.ops import native
 from edgellm.ops.interface import LAYOUTS
 from edgellm.ops.reference import rounded_tables
+from edgellm.runtime.kernels import choose_layout
 from tests.kernels.calls import Results, assert_same_bits, assert_within, pool, reference_results, step
 from tests.kernels.data import normal, random_activation, random_matrix
 from tests.kernels.space import CANARY, Space
@@ -132,4 +132,4 @@ def test_what_it_does_not_take_is_refused(refusal: _Refusal) -> None:
 def test_it_is_no_layout() -> None:
     assert "lut8" not in LAYOUTS
     with pytest.raises(InvalidRequestError, match="layout must be one of 'multiply-add', 'lookup', not 'lut8'"):
-        edgellm.load("smollm2-135m", layout="lut8")  # type: ignore[arg-type]
+        choose_layout(Scheme.parse("int4-g32"), "scalar", "lut8")  # type: ignore[arg-type]
